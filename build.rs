@@ -1,0 +1,128 @@
+//! Builds the engine and packs it, with the firmware cache, into the main binary.
+//!
+//! The engine is the same package with the feature `engine` only, in a profile of its own, in a target directory of
+//! its own (the outer cargo holds the lock of the first). When the engine itself is being built there is nothing
+//! to do. Also refuses a second cryptography provider: the lock file may name ring only.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, exit};
+
+/// Packages that would bring a second TLS or SSH provider in.
+const FOREIGN_PROVIDERS: [&str; 6] =
+    ["aws-lc-rs", "aws-lc-sys", "openssl", "openssl-sys", "libssh2-sys", "boring-sys"];
+
+fn main() {
+    if let Err(error) = run() {
+        println!("cargo::error={error}");
+        exit(1);
+    }
+}
+
+fn run() -> Result<(), String> {
+    let root = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
+    one_provider(&root)?;
+    if env::var_os("CARGO_FEATURE_BOX").is_none() {
+        return Ok(());
+    }
+    let out = PathBuf::from(variable("OUT_DIR")?);
+    let engine = build_engine(&root, &out)?;
+    let packed = zstd::bulk::compress(&read(&engine)?, 19).map_err(|e| format!("compressing the engine: {e}"))?;
+    write(&out.join("carena-engine.zst"), &packed)?;
+    pack_firmware(&root.join("firmware-cache"), &out.join("firmware-cache"))
+}
+
+fn one_provider(root: &Path) -> Result<(), String> {
+    let lock = root.join("Cargo.lock");
+    println!("cargo::rerun-if-changed={}", lock.display());
+    let text = String::from_utf8_lossy(&read(&lock)?).into_owned();
+    match FOREIGN_PROVIDERS.iter().find(|name| text.contains(&format!("name = \"{name}\"\n"))) {
+        Some(name) => Err(format!("Cargo.lock has {name}: ring is the only provider of TLS and SSH cryptography")),
+        None => Ok(()),
+    }
+}
+
+fn build_engine(root: &Path, out: &Path) -> Result<PathBuf, String> {
+    for path in ["src/engine", "src/wire", "src/lib.rs", "src/digest.rs", "src/durable.rs", "src/error.rs",
+        "src/paths.rs", "src/secret.rs", "Cargo.toml", ".cargo/config.toml"]
+    {
+        println!("cargo::rerun-if-changed={}", root.join(path).display());
+    }
+    // OUT_DIR is <target>[/<triple>]/<profile>/build/carena-<hash>/out; one engine serves all profiles.
+    let profiles = out.ancestors().nth(4).ok_or("OUT_DIR is too short")?;
+    let target = profiles.join("engine");
+    let triple = variable("TARGET")?;
+    let mut cargo = Command::new(OsString::from(variable("CARGO")?));
+    cargo
+        .args(["build", "--locked", "--bin", "carena-engine", "--no-default-features", "--features", "engine"])
+        .args(["--profile", "engine", "--target", &triple, "--target-dir"])
+        .arg(&target)
+        .current_dir(root)
+        // Set when a linter drives the outer build; the engine must be the real compiler's.
+        .env_remove("RUSTC_WORKSPACE_WRAPPER");
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_FEATURE_") || text.starts_with("CARGO_CFG_") {
+            cargo.env_remove(&name);
+        }
+    }
+    let done = cargo.output().map_err(|e| format!("starting cargo for the engine: {e}"))?;
+    if !done.status.success() {
+        return Err(format!("the engine does not build:\n{}", String::from_utf8_lossy(&done.stderr))
+            .replace('\n', " | "));
+    }
+    Ok(target.join(triple).join("engine").join("carena-engine"))
+}
+
+/// Each baseline's manifest as it is, each payload once, named by its SHA-256 and compressed.
+fn pack_firmware(from: &Path, to: &Path) -> Result<(), String> {
+    println!("cargo::rerun-if-changed={}", from.display());
+    let _ = fs::remove_dir_all(to);
+    create(&to.join("baselines"))?;
+    create(&to.join("objects"))?;
+    for baseline in list(from)? {
+        if !baseline.is_dir() {
+            continue;
+        }
+        let name = baseline.file_name().ok_or("a baseline without a name")?;
+        let packed = to.join("baselines").join(name);
+        create(&packed)?;
+        for file in list(&baseline)? {
+            let bytes = read(&file)?;
+            if file.extension().is_some_and(|e| e == "toml") {
+                write(&packed.join(file.file_name().unwrap_or_default()), &bytes)?;
+                continue;
+            }
+            let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
+            let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+            let compressed = zstd::bulk::compress(&bytes, 19).map_err(|e| format!("compressing a payload: {e}"))?;
+            write(&to.join("objects").join(format!("{hex}.zst")), &compressed)?;
+        }
+    }
+    Ok(())
+}
+
+fn variable(name: &str) -> Result<String, String> {
+    env::var(name).map_err(|e| format!("{name}: {e}"))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    fs::read(path).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {
+    fs::write(path, bytes).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+fn create(path: &Path) -> Result<(), String> {
+    fs::create_dir_all(path).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+fn list(path: &Path) -> Result<Vec<PathBuf>, String> {
+    let entries = fs::read_dir(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    paths.sort();
+    Ok(paths)
+}

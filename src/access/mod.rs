@@ -1,0 +1,6 @@
+//! Reaching a node and changing it: what may be done there, and only with its undo journalled.
+//!
+//! [`undo`] holds the undo values and the token that every change consumes; [`ssh`] reaches Linux nodes; [`control`]
+//! talks to the engine once it runs. Nothing in here decides when to act: that is `deploy`.
+
+pub mod undo;

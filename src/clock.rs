@@ -1,0 +1,14 @@
+//! The time of day as people and programs read it: RFC 3339, UTC.
+//!
+//! Durations are never computed from it (it may step); those use `std::time::Instant`.
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// Now, as RFC 3339 in UTC with milliseconds.
+pub fn now_rfc3339() -> String {
+    let now = OffsetDateTime::now_utc();
+    let now = now.replace_millisecond(now.millisecond()).unwrap_or(now);
+    // Formatting fails only outside years 0-9999, which a clock of this machine cannot show.
+    now.format(&Rfc3339).unwrap_or_default()
+}

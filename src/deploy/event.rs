@@ -1,0 +1,192 @@
+//! What happens in a deployment, as programs and people read it: one event a line.
+//!
+//! The field names are a contract with everything that reads `--json` or the API. An event never carries a
+//! secret: its texts come from errors and versions, which hold none.
+
+use serde::{Deserialize, Serialize};
+
+use crate::firmware::outcome::Outcome;
+use crate::wire::id::{ComponentId, DeploymentId};
+
+/// The steps of the cycle, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Step {
+    /// Traces of earlier, dead runs are taken back.
+    Recover,
+    /// The SSH connection.
+    Connect,
+    /// What the node is, before anything is changed.
+    Look,
+    /// The engine's files.
+    Copy,
+    /// The engine's process.
+    Start,
+    /// The port in the node's firewall.
+    Open,
+    /// TLS with the engine.
+    Join,
+    /// What the node has.
+    Inventory,
+    /// What is to be done with it.
+    Plan,
+    /// Payloads to the node.
+    Send,
+    /// The installer.
+    Install,
+    /// The version read back.
+    Verify,
+    /// The engine ends.
+    Stop,
+    /// Its files go.
+    Remove,
+    /// The port is closed.
+    Close,
+    /// The SSH connection ends.
+    Disconnect,
+    /// The node's result; `message` says it in words.
+    Result,
+}
+
+impl Step {
+    /// The step's name as it stands in events and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Recover => "recover",
+            Self::Connect => "connect",
+            Self::Look => "look",
+            Self::Copy => "copy",
+            Self::Start => "start",
+            Self::Open => "open",
+            Self::Join => "join",
+            Self::Inventory => "inventory",
+            Self::Plan => "plan",
+            Self::Send => "send",
+            Self::Install => "install",
+            Self::Verify => "verify",
+            Self::Stop => "stop",
+            Self::Remove => "remove",
+            Self::Close => "close",
+            Self::Disconnect => "disconnect",
+            Self::Result => "result",
+        }
+    }
+}
+
+/// Where a step stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// Begun; for a step that changes the node: its undo is journalled, the change comes now.
+    Started,
+    /// On the way; `bytes` or `message` says how far.
+    Progress,
+    /// Tried again.
+    Retry,
+    /// Done.
+    Done,
+    /// Failed; `message` says why.
+    Failed,
+    /// A trace was taken back (`stop`, `remove`, `close`).
+    Undone,
+}
+
+/// Bytes that are there, of how many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bytes {
+    /// There.
+    pub done: u64,
+    /// Of.
+    pub total: u64,
+}
+
+/// One event.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Grows by one with each event of this process; the `id:` of a server-sent event.
+    #[serde(default)]
+    pub sequence: u64,
+    /// RFC 3339, UTC.
+    pub time: String,
+    /// The deployment.
+    pub deployment: DeploymentId,
+    /// The node's address as the operator wrote it.
+    pub node: String,
+    /// The step.
+    pub step: Step,
+    /// Where it stands.
+    pub state: State,
+    /// The component, where the step is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub component: Option<ComponentId>,
+    /// How far a transfer is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<Bytes>,
+    /// In words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// How a node ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NodeResult {
+    /// Waits for its turn or is under way.
+    Running,
+    /// Every component ended well, or nothing was needed.
+    Done,
+    /// A component or a step failed.
+    Failed,
+    /// The operator cancelled before everything was done.
+    Cancelled,
+    /// Never begun, because too many others failed or the deployment was cancelled.
+    Skipped,
+}
+
+/// A component on a node: what was there, what there is, and how that came.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ComponentSummary {
+    /// The component.
+    pub id: ComponentId,
+    /// Version before; none when it was not installed or not read.
+    pub from: Option<String>,
+    /// Version read back at the end; none when not read.
+    pub to: Option<String>,
+    /// How it ended.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+/// A node in the summary.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeSummary {
+    /// How it ended.
+    pub result: NodeResult,
+    /// How control and payload travelled: "direct".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// What failed, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Each component of the plan.
+    pub components: Vec<ComponentSummary>,
+    /// What could not be taken back, for people. Empty when the node is as it was found.
+    pub outstanding_traces: Vec<String>,
+}
+
+/// A whole deployment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// The deployment.
+    pub deployment: DeploymentId,
+    /// RFC 3339, UTC.
+    pub started: String,
+    /// RFC 3339, UTC; none while it runs.
+    pub ended: Option<String>,
+    /// The baseline.
+    pub baseline: String,
+    /// Whether the operator has cancelled it.
+    pub cancelled: bool,
+    /// Nodes by address, in the fleet's order.
+    pub nodes: Vec<(String, NodeSummary)>,
+}

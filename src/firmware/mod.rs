@@ -1,0 +1,3 @@
+//! What is installed: components, baselines, versions, outcomes.
+
+pub mod outcome;

@@ -1,0 +1,2 @@
+//! The one binary: its role follows from its process id and its first argument.
+fn main() {}

@@ -1,0 +1,20 @@
+//! Every path and port the product uses, one constant each.
+
+/// HTTPS of the box: console, API and engines.
+pub const HTTPS_PORT: u16 = 63002;
+/// First port an engine tries to listen on; on a conflict the next free one.
+pub const ENGINE_PORT: u16 = 62286;
+/// How many ports from [`ENGINE_PORT`] on an engine tries.
+pub const ENGINE_PORT_TRIES: u16 = 32;
+/// Name of the engine's program file in its directory on a node.
+pub const ENGINE_PROGRAM: &str = "carena-engine";
+/// Pid and start time of the running engine, written by it before anything else: "PID STARTTIME\n".
+pub const ENGINE_PID_FILE: &str = "pid";
+/// Exists in the engine's directory while an installer runs: a running flash is never interrupted.
+pub const ENGINE_BUSY_FILE: &str = "busy";
+/// Marks a directory on a node as ours; holds the deployment's id and nothing else.
+pub const ENGINE_MARKER_FILE: &str = "carena-deployment";
+/// State directory of the command line when the caller is root and gives none.
+pub const STATE_ROOT: &str = "/var/lib/carena";
+/// The store's database in the state directory.
+pub const STORE_FILE: &str = "carena.db";

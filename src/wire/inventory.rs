@@ -1,0 +1,129 @@
+//! What a node is: the engine reads it from sysfs, procfs and by ioctl, without an external tool.
+//!
+//! A value that could not be read is absent here and its reason is in [`Inventory::unknown`]: "not known: why"
+//! instead of nothing.
+
+use serde::{Deserialize, Serialize};
+
+/// The node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Inventory {
+    /// Operating system.
+    pub os: Os,
+    /// Machine and its firmware, from DMI (`/sys/class/dmi/id`).
+    pub dmi: Dmi,
+    /// PCI functions, in the order of their addresses.
+    pub pci: Vec<PciFunction>,
+    /// Network interfaces with a driver.
+    pub network: Vec<NetworkInterface>,
+    /// NVMe, SCSI, SATA disks.
+    pub disks: Vec<Disk>,
+    /// What could not be read, and why.
+    pub unknown: Vec<Unknown>,
+}
+
+/// The operating system, from `/etc/os-release` and `uname`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Os {
+    /// `ID`, as "debian".
+    pub id: String,
+    /// `VERSION_ID`.
+    pub version: String,
+    /// `PRETTY_NAME`.
+    pub name: String,
+    /// Kernel release.
+    pub kernel: String,
+    /// Machine, as "x86_64".
+    pub arch: String,
+    /// Host name.
+    pub host: String,
+}
+
+/// DMI identification; empty fields are absent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Dmi {
+    /// System vendor.
+    pub vendor: Option<String>,
+    /// Product name.
+    pub product: Option<String>,
+    /// Product SKU.
+    pub sku: Option<String>,
+    /// Serial number (readable by root only).
+    pub serial: Option<String>,
+    /// Board name.
+    pub board: Option<String>,
+    /// BIOS vendor.
+    pub bios_vendor: Option<String>,
+    /// BIOS version.
+    pub bios_version: Option<String>,
+    /// BIOS date.
+    pub bios_date: Option<String>,
+}
+
+/// A PCI function. Ids are four hexadecimal digits without a prefix.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PciFunction {
+    /// `DDDD:BB:DD.F`.
+    pub address: String,
+    /// Vendor id.
+    pub vendor: String,
+    /// Device id.
+    pub device: String,
+    /// Subsystem vendor id.
+    pub subsystem_vendor: String,
+    /// Subsystem device id.
+    pub subsystem_device: String,
+    /// Class, six hexadecimal digits.
+    pub class: String,
+    /// Driver bound to it.
+    pub driver: Option<String>,
+}
+
+/// A network interface, from sysfs and `ETHTOOL_GDRVINFO`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetworkInterface {
+    /// Name.
+    pub name: String,
+    /// Hardware address.
+    pub mac: String,
+    /// Driver.
+    pub driver: Option<String>,
+    /// Driver's version.
+    pub driver_version: Option<String>,
+    /// Firmware version as the driver tells it.
+    pub firmware_version: Option<String>,
+    /// Bus address, as a PCI function's.
+    pub bus: Option<String>,
+}
+
+/// A disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Disk {
+    /// Kernel name, as "nvme0n1" or "sda".
+    pub name: String,
+    /// "nvme", "scsi" (SATA included).
+    pub kind: String,
+    /// Model.
+    pub model: Option<String>,
+    /// Serial number.
+    pub serial: Option<String>,
+    /// Firmware revision: NVMe Identify Controller bytes 64-71, or SCSI INQUIRY / ATA IDENTIFY.
+    pub firmware_version: Option<String>,
+    /// Capacity, bytes.
+    pub bytes: Option<u64>,
+}
+
+/// A value that is not known.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unknown {
+    /// What, as "dmi.serial" or "disk.sda.firmware_version".
+    pub what: String,
+    /// Why, as "permission denied".
+    pub why: String,
+}

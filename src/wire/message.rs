@@ -1,0 +1,237 @@
+//! The messages between a box and its engine.
+//!
+//! The box asks ([`ToEngine`], numbered), the engine answers with the same number ([`FromEngine::Reply`]) when it
+//! has the answer, in any order, and in between sends [`FromEngine::Notice`]. Any message from the box renews the
+//! lease. No message carries a password; the one private key travels in [`StartConfig`], over the SSH channel's
+//! standard input only.
+
+use std::net::IpAddr;
+
+use heapless::String as Short;
+use serde::{Deserialize, Serialize};
+
+use super::id::{ComponentId, DeploymentId};
+use super::inventory::Inventory;
+use crate::digest::Sha256;
+
+/// What `carena-engine start` reads from its standard input, as one frame.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct StartConfig {
+    /// [`super::PROTOCOL`] of the box.
+    pub protocol: u16,
+    /// Whose engine it is.
+    pub deployment: DeploymentId,
+    /// The engine's certificate, PEM.
+    pub certificate_pem: String,
+    /// Its private key, PEM (PKCS #8). Never written to disk.
+    pub key_pem: String,
+    /// The deployment's CA, PEM: who may talk to the engine, and whom it fetches from.
+    pub ca_pem: String,
+    /// First port to try, see [`crate::paths::ENGINE_PORT`].
+    pub port: u16,
+    /// Seconds without a word from the box after which the engine takes itself away.
+    pub lease_s: u32,
+    /// The box's address as the node sees it; the engine's own rule is [`super::firewall::RuleSpec`] with the port it got.
+    pub box_address: IpAddr,
+}
+
+/// What `carena-engine start` prints on its standard output, as one line of JSON, once it listens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Started {
+    /// Process id of the engine that stays.
+    pub pid: u32,
+    /// Its start time, field 22 of `/proc/PID/stat`.
+    pub start_time: u64,
+    /// The port it listens on.
+    pub port: u16,
+}
+
+/// One message from the box.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ToEngine {
+    /// Chosen by the box; the reply bears it.
+    pub id: u32,
+    /// What is asked.
+    pub request: Request,
+}
+
+/// What a box asks.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Request {
+    /// First message of every connection.
+    Hello {
+        /// [`super::PROTOCOL`] of the box.
+        protocol: u16,
+        /// Whose engine the box expects.
+        deployment: DeploymentId,
+    },
+    /// Renews the lease, nothing else.
+    Renew,
+    /// What the node is.
+    Inventory,
+    /// The version of a component as the node has it now.
+    ReadBack(ReadBack),
+    /// Fetch a payload into the engine's directory and verify it.
+    Fetch(Fetch),
+    /// Install a fetched payload.
+    Install(Install),
+    /// No new work is taken from now on; what is being installed finishes. Answered when idle.
+    Cancel,
+    /// Finish a running installation, then end the process. Answered just before.
+    Stop,
+}
+
+/// How the installed version of a component is found out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum ReadBack {
+    /// The first line of a file, without white space at its ends.
+    File(String),
+    /// The first line of a program's standard output: program and arguments, no shell.
+    Command(Vec<String>),
+}
+
+/// A payload to fetch over HTTPS from the box, with the deployment's certificates.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Fetch {
+    /// Its identity; also what the file is called in the engine's directory.
+    pub sha256: Sha256,
+    /// Its size in bytes; more than this is refused.
+    pub size: u64,
+    /// Addresses of the box as the node sees them, a zone included where one is needed (`fe80::1%eth0`).
+    pub address: String,
+    /// The box's HTTPS port.
+    pub port: u16,
+    /// The name in the box's certificate, also sent as SNI.
+    pub server_name: Short<253>,
+    /// Path of the URL.
+    pub path: Short<253>,
+}
+
+/// An installation.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Install {
+    /// For the log and the notices.
+    pub component: ComponentId,
+    /// The fetched payload.
+    pub sha256: Sha256,
+    /// Program and arguments, no shell; an argument `{payload}` is replaced by the payload's path.
+    pub command: Vec<String>,
+    /// Expected duration, seconds; the engine warns past it and ends only an installer that shows no progress
+    /// (no output and no CPU time used) for ten times this, and at least ten minutes.
+    pub expected_s: u32,
+}
+
+/// One message from the engine.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FromEngine {
+    /// The answer to a request.
+    Reply {
+        /// The request's number.
+        id: u32,
+        /// The answer.
+        reply: Reply,
+    },
+    /// Something on the way to an answer.
+    Notice {
+        /// The request it belongs to.
+        id: u32,
+        /// What.
+        notice: Notice,
+    },
+}
+
+/// What an engine answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reply {
+    /// To `Hello`.
+    Hello {
+        /// [`super::PROTOCOL`] of the engine.
+        protocol: u16,
+        /// Whose engine it is.
+        deployment: DeploymentId,
+        /// The component being installed at this moment, if any.
+        installing: Option<ComponentId>,
+    },
+    /// Done, with nothing more to say (`Renew`, `Cancel`, `Stop`).
+    Done,
+    /// To `Inventory`.
+    Inventory(Box<Inventory>),
+    /// To `ReadBack`: the version, or none when the component is not installed.
+    Version(Option<String>),
+    /// To `Fetch`: the payload is there and verified.
+    Fetched {
+        /// Bytes that came over the network for it.
+        bytes: u64,
+        /// How often the transfer was taken up again where it had stopped.
+        resumes: u32,
+    },
+    /// To `Install`: the installer has ended.
+    Installed {
+        /// Its exit code, or none when a signal ended it.
+        code: Option<i32>,
+        /// Signal that ended it.
+        signal: Option<i32>,
+        /// The end of its output (standard output and error), at most [`LOG_TAIL_BYTES`].
+        log_tail: String,
+        /// How long it ran.
+        seconds: u64,
+    },
+    /// The request could not be carried out.
+    Failed(Failure),
+}
+
+/// Most bytes of an installer's output in [`Reply::Installed`].
+pub const LOG_TAIL_BYTES: usize = 64 * 1024;
+
+/// What went on since.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Notice {
+    /// Bytes of the payload that are there. At most four a second.
+    Fetching {
+        /// There.
+        done: u64,
+        /// Of.
+        total: u64,
+    },
+    /// The installer runs since so many seconds. At most one a second.
+    Installing {
+        /// Seconds.
+        seconds: u64,
+        /// Its last line of output, shortened.
+        line: Short<200>,
+    },
+}
+
+/// Why an engine refused or failed, as a kind for programs and a text for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// The kind.
+    pub kind: FailureKind,
+    /// What was seen; names files and addresses.
+    pub message: String,
+}
+
+/// Kinds of failure that the box treats differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailureKind {
+    /// The request makes no sense to this engine: another protocol, another deployment, an unknown payload.
+    Refused,
+    /// The box could not be reached from the node for the payload.
+    Unreachable,
+    /// The payload is not what was announced.
+    Corrupt,
+    /// No room, no permission, an input or output error on the node.
+    Node,
+    /// The work was cancelled before it began.
+    Cancelled,
+    /// Anything newer than this reader.
+    #[serde(other)]
+    Other,
+}

@@ -1,0 +1,14 @@
+//! What engine and box say to each other: identifiers, frames, messages, the firewall rule's spelling.
+//!
+//! Both sides compile this part, so it must stay free of anything only one of them has. It is append-only:
+//! fields and variants are added, never changed or removed; `tests/suite/wire.rs` holds frozen bytes of every
+//! version. Everything that arrives is bounded at decoding.
+
+pub mod firewall;
+pub mod frame;
+pub mod id;
+pub mod inventory;
+pub mod message;
+
+/// The protocol spoken. A box and an engine of different numbers refuse each other at `Hello`.
+pub const PROTOCOL: u16 = 1;
