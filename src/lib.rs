@@ -24,30 +24,18 @@ pub mod wire;
 pub mod engine;
 
 #[cfg(feature = "box")]
-pub mod clock;
-
-#[cfg(feature = "box")]
 pub mod access;
 #[cfg(feature = "box")]
 pub mod cache;
 #[cfg(feature = "box")]
-pub mod firmware;
+pub mod cli;
 #[cfg(feature = "box")]
-pub mod https;
-#[cfg(feature = "box")]
-pub mod init;
-#[cfg(feature = "box")]
-pub mod net;
-
+pub mod clock;
 #[cfg(feature = "box")]
 pub mod deploy;
 #[cfg(feature = "box")]
+pub mod firmware;
+#[cfg(feature = "box")]
 pub mod fleet;
-
 #[cfg(feature = "box")]
-pub mod cli;
-#[cfg(feature = "box")]
-pub mod console;
-
-#[cfg(feature = "box")]
-pub mod appliance;
+pub mod https;

@@ -1,2 +1,7 @@
-//! The one binary: its role follows from its process id and its first argument.
-fn main() {}
+//! The one binary: the command line.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    carena::cli::main()
+}

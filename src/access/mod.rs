@@ -3,4 +3,7 @@
 //! [`undo`] holds the undo values and the token that every change consumes; [`ssh`] reaches Linux nodes; [`control`]
 //! talks to the engine once it runs. Nothing in here decides when to act: that is `deploy`.
 
+pub mod control;
+pub mod engine_image;
+pub mod ssh;
 pub mod undo;

@@ -1,2 +1,7 @@
-//! The engine's program.
-fn main() {}
+//! `carena-engine`: the small agent that a box copies to a node for the time of a deployment.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    carena::engine::main()
+}

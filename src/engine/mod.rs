@@ -1,1 +1,96 @@
-//! engine
+//! The engine: started by a box on a node, it tells what the node is, fetches payloads, installs them, and goes.
+//!
+//! Blocking and small: no runtime, no console. [`linux`] holds what is particular to the system, [`session`] the
+//! conversation with the box, [`fetch`] and [`install`] the work, [`inventory`] what the node is. When its box falls
+//! silent for the lease it closes its port, removes itself and ends. It must never interrupt a running installation,
+//! and never write outside its own directory.
+
+mod fetch;
+mod install;
+mod inventory;
+mod lease;
+mod linux;
+mod session;
+mod tls;
+
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use crate::error::chain;
+use crate::wire::PROTOCOL;
+use crate::wire::frame::{self, HEADER_BYTES};
+use crate::wire::message::{StartConfig, Started};
+
+/// Why the engine did not start.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    /// Arguments.
+    #[error("usage: carena-engine start --directory DIR, with its configuration on standard input")]
+    Usage,
+    /// What is on standard input.
+    #[error("the configuration on standard input is not understood")]
+    Config(#[source] Box<dyn std::error::Error>),
+    /// Another version.
+    #[error("the box speaks protocol {0}, this engine {PROTOCOL}")]
+    Protocol(u16),
+    /// Certificates.
+    #[error("the certificates of the box cannot be used")]
+    Tls(#[from] tls::TlsError),
+    /// The system.
+    #[error("{0}")]
+    System(&'static str, #[source] std::io::Error),
+}
+
+/// Runs the engine's program.
+pub fn main() -> ExitCode {
+    match start() {
+        Ok(started) => {
+            let line = serde_json::to_string(&started).unwrap_or_default();
+            let _ = writeln!(std::io::stdout(), "{line}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "carena-engine: {}", chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The foreground part: reads the configuration, leaves the engine behind, tells where it listens.
+fn start() -> Result<Started, StartError> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let directory = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["start", "--directory", directory] => PathBuf::from(directory),
+        _ => return Err(StartError::Usage),
+    };
+    let config = read_config()?;
+    if config.protocol != PROTOCOL {
+        return Err(StartError::Protocol(config.protocol));
+    }
+    let tls = tls::Tls::new(&config)?;
+    linux::detach(|| stay(&directory, config, tls)).map_err(|error| StartError::System("starting the engine", error))
+}
+
+/// The part that stays, up to the point where it listens; `run` is the rest.
+fn stay(directory: &Path, config: StartConfig, tls: tls::Tls) -> std::io::Result<(Started, impl FnOnce() + use<>)> {
+    let pid = std::process::id();
+    let start_time = linux::start_time()?;
+    // Before anything else: this is how the box finds and stops the engine, whatever happens next.
+    let pid_file = directory.join(crate::paths::ENGINE_PID_FILE);
+    crate::durable::write(&pid_file, format!("{pid} {start_time}\n").as_bytes(), 0o600)?;
+    let (listener, port) = linux::listen(config.port)?;
+    let directory = directory.to_owned();
+    let run = move || session::serve(&listener, port, directory, config, tls);
+    Ok((Started { pid, start_time, port }, run))
+}
+
+fn read_config() -> Result<StartConfig, StartError> {
+    let failed = |error: Box<dyn std::error::Error>| StartError::Config(error);
+    let mut input = std::io::stdin().lock();
+    let mut header = [0; HEADER_BYTES];
+    input.read_exact(&mut header).map_err(|error| failed(error.into()))?;
+    let mut body = zeroize::Zeroizing::new(vec![0; frame::body_bytes(header).map_err(|error| failed(error.into()))?]);
+    input.read_exact(&mut body).map_err(|error| failed(error.into()))?;
+    frame::decode(&body).map_err(|error| failed(error.into()))
+}

@@ -1,3 +1,6 @@
-//! What is installed: components, baselines, versions, outcomes.
+//! What is installed: components, baselines, versions, outcomes. Knows nothing of nodes' addresses or of transport.
 
+pub mod baseline;
+pub mod component;
 pub mod outcome;
+pub mod version;

@@ -1,1 +1,175 @@
-//! https
+//! The box's HTTPS port: one listener, many certificates, chosen by the name the client asks for (SNI).
+//!
+//! A deployment adds a name per node, whose certificate and client verifier belong to that node alone, and takes it
+//! away when done; the console is the default. TLS 1.3 only. Everything is bounded: connections, handshakes,
+//! headers. It must never answer a name nobody added, unless there is a default.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use rustls::ServerConfig;
+use rustls::server::Acceptor;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::LazyConfigAcceptor;
+
+/// Connections at once; more wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 1_024;
+
+/// A client that has not finished its handshake by then is let go.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+
+/// The same for the head of a request.
+const HEADER_MAX: Duration = Duration::from_secs(10);
+
+/// Pause after an accept that failed for want of descriptors, until connections have ended.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The one provider of TLS cryptography: ring.
+pub fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+type Site = (Arc<ServerConfig>, Router);
+
+/// Names and what is served under them. Cloning shares it.
+#[derive(Clone, Default)]
+pub struct Registry(Arc<RwLock<Sites>>);
+
+#[derive(Default)]
+struct Sites {
+    by_name: HashMap<String, Site>,
+    default: Option<Site>,
+}
+
+/// A name in the registry; dropping it takes the name away.
+#[must_use = "dropped, it takes the name away"]
+pub struct Registration {
+    registry: Registry,
+    name: String,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.registry.0.write().unwrap_or_else(PoisonError::into_inner).by_name.remove(&self.name);
+    }
+}
+
+impl Registry {
+    /// Nothing is served.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Serves `app` under `name`.
+    pub fn add(&self, name: &str, tls: Arc<ServerConfig>, app: Router) -> Registration {
+        let mut sites = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        sites.by_name.insert(name.to_owned(), (tls, app));
+        Registration { registry: self.clone(), name: name.to_owned() }
+    }
+
+    /// Serves `app` under every other name, and to clients that name none.
+    pub fn set_default(&self, tls: Arc<ServerConfig>, app: Router) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).default = Some((tls, app));
+    }
+
+    fn find(&self, name: Option<&str>) -> Option<Site> {
+        let sites = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        name.and_then(|name| sites.by_name.get(name)).or(sites.default.as_ref()).cloned()
+    }
+}
+
+/// The bound port.
+pub struct Listener {
+    socket: TcpListener,
+    port: u16,
+}
+
+impl Listener {
+    /// Binds `port` or one of the `tries - 1` after it, on all addresses of both families.
+    ///
+    /// # Errors
+    /// Those of the last try.
+    pub fn bind(port: u16, tries: u16) -> io::Result<Self> {
+        let mut last = io::Error::from(io::ErrorKind::AddrInUse);
+        for port in port..port.saturating_add(tries.max(1)) {
+            match bind(port) {
+                Ok(socket) => return Ok(Self { port: socket.local_addr()?.port(), socket }),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// The port it got.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Serves until `shutdown` ends.
+    pub async fn serve(self, registry: Registry, shutdown: impl Future<Output = ()>) {
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        tokio::pin!(shutdown);
+        loop {
+            let accepted = tokio::select! {
+                () = &mut shutdown => return,
+                accepted = self.socket.accept() => accepted,
+            };
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let Ok(place) = places.clone().acquire_owned().await else { return };
+            let registry = registry.clone();
+            tokio::spawn(async move {
+                if let Err(error) = connection(stream, peer, &registry).await {
+                    tracing::debug!(%peer, error = %error, "connection ended");
+                }
+                drop(place);
+            });
+        }
+    }
+}
+
+/// Both families by one socket; a machine without IPv6 gets IPv4 alone.
+fn bind(port: u16) -> io::Result<TcpListener> {
+    let listen = |socket: tokio::net::TcpSocket, address: SocketAddr| {
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(1024)
+    };
+    match tokio::net::TcpSocket::new_v6() {
+        Ok(socket) => listen(socket, (Ipv6Addr::UNSPECIFIED, port).into()),
+        Err(_) => listen(tokio::net::TcpSocket::new_v4()?, (Ipv4Addr::UNSPECIFIED, port).into()),
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    registry: &Registry,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    stream.set_nodelay(true)?;
+    let handshake = async {
+        let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        let site = registry.find(start.client_hello().server_name());
+        let Some((tls, app)) = site else { return Err(io::Error::other("nothing is served under this name")) };
+        Ok((start.into_stream(tls).await?, app))
+    };
+    let (stream, app) = tokio::time::timeout(HANDSHAKE_MAX, handshake).await??;
+    let service = TowerToHyperService::new(app.layer(axum::Extension(peer)));
+    let mut http = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+    http.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_MAX);
+    http.http2().timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(20)));
+    http.serve_connection(TokioIo::new(stream), service).await
+}

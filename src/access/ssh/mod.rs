@@ -1,0 +1,335 @@
+//! Linux nodes over SSH: one connection and one login for everything, few processes on the node.
+//!
+//! [`Session`] connects and runs commands; [`node`] is what is done on a node; [`script`] is the shell that does it.
+//! A hostile server gets nothing: it may open no channel, and a password is sent once.
+
+mod error;
+mod exec;
+mod node;
+mod script;
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use russh::client::{self, AuthResult, KeyboardInteractiveAuthResponse};
+use russh::keys::{HashAlg, PrivateKeyWithHashAlg};
+use russh::{Channel, Preferred, cipher, kex};
+
+use crate::secret::Secret;
+
+pub use super::engine_image::{EngineImage, Unpacker};
+pub use error::AccessError;
+pub use node::{Copied, Ground, Opened, Place, Undone};
+
+/// A TCP connection takes at most this.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+
+/// Key exchange and login take at most this: PAM may ask a slow directory.
+const LOGIN_MAX: Duration = Duration::from_secs(30);
+
+/// sshd drops connections at random when many arrive at once (`MaxStartups`): tried again so often.
+const DROPPED_TRIES: u32 = 4;
+
+/// How the user proves who they are.
+pub enum Auth {
+    /// By password, also where PAM asks for it interactively.
+    Password(Secret),
+    /// By an OpenSSH private key.
+    Key {
+        /// The key file's text.
+        pem: Secret,
+        /// What decrypts it.
+        passphrase: Option<Secret>,
+    },
+}
+
+/// How root's rights are had.
+pub enum Privilege {
+    /// The user is root.
+    Root,
+    /// By sudo.
+    Sudo {
+        /// What sudo asks for, if it asks.
+        password: Option<Secret>,
+    },
+}
+
+/// Which host key is accepted.
+pub enum HostKeyPolicy {
+    /// Any: there was no visit before.
+    FirstUse,
+    /// The one with this fingerprint, `SHA256:…`.
+    Pinned(String),
+}
+
+/// A node and how to get in.
+pub struct Target {
+    /// Literal without brackets, `%zone` allowed, or a name.
+    pub address: String,
+    /// SSH port.
+    pub port: u16,
+    /// User.
+    pub user: String,
+    /// Proof.
+    pub auth: Auth,
+    /// Root's rights.
+    pub privilege: Privilege,
+    /// Host key.
+    pub host_key: HostKeyPolicy,
+}
+
+/// A connection to a node, logged in.
+pub struct Session {
+    handle: client::Handle<Guard>,
+    host_key: String,
+    local: SocketAddr,
+    peer: SocketAddr,
+    user: String,
+    /// `None` for root.
+    sudo: Option<Option<Secret>>,
+}
+
+/// Judges the host key, and rejects every channel a server would open: nothing here ever asked for one.
+struct Guard {
+    pinned: Option<String>,
+    found: Arc<Mutex<String>>,
+}
+
+macro_rules! reject_channels {
+    ($($name:ident($($argument:ident: $type:ty),*);)*) => {$(
+        async fn $name(
+            &mut self,
+            _: Channel<client::Msg>,
+            $($argument: $type,)*
+            reply: client::ChannelOpenHandle,
+            _: &mut client::Session,
+        ) -> Result<(), russh::Error> {
+            // Dropped unanswered, the handle rejects.
+            drop(reply);
+            Ok(())
+        }
+    )*};
+}
+
+impl client::Handler for Guard {
+    type Error = russh::Error;
+
+    async fn check_server_key(&mut self, key: &russh::keys::PublicKeyOrCertificate) -> Result<bool, russh::Error> {
+        let found = key.public_key().fingerprint(HashAlg::Sha256).to_string();
+        let accepted = self.pinned.as_ref().is_none_or(|pinned| *pinned == found);
+        *self.found.lock().unwrap_or_else(PoisonError::into_inner) = found;
+        Ok(accepted)
+    }
+
+    reject_channels! {
+        server_channel_open_forwarded_tcpip(_a: &str, _b: u32, _c: &str, _d: u32);
+        server_channel_open_forwarded_streamlocal(_a: &str);
+        server_channel_open_agent_forward();
+        server_channel_open_session();
+        server_channel_open_direct_tcpip(_a: &str, _b: u32, _c: &str, _d: u32);
+        server_channel_open_direct_streamlocal(_a: &str);
+        server_channel_open_x11(_a: &str, _b: u32);
+    }
+}
+
+fn config() -> Arc<client::Config> {
+    Arc::new(client::Config {
+        nodelay: true,
+        keepalive_interval: Some(Duration::from_secs(15)),
+        preferred: Preferred {
+            // Post-quantum where the node can, cheap where it cannot.
+            kex: Cow::Borrowed(&[
+                kex::MLKEM768X25519_SHA256,
+                kex::CURVE25519,
+                kex::CURVE25519_PRE_RFC_8731,
+                kex::ECDH_SHA2_NISTP256,
+                kex::ECDH_SHA2_NISTP384,
+                kex::ECDH_SHA2_NISTP521,
+                kex::DH_G16_SHA512,
+                kex::DH_G14_SHA256,
+                kex::EXTENSION_SUPPORT_AS_CLIENT,
+                kex::EXTENSION_OPENSSH_STRICT_KEX_AS_CLIENT,
+            ]),
+            cipher: Cow::Borrowed(&[
+                cipher::AES_256_GCM,
+                cipher::AES_128_GCM,
+                cipher::CHACHA20_POLY1305,
+                cipher::AES_256_CTR,
+                cipher::AES_128_CTR,
+            ]),
+            ..Preferred::default()
+        },
+        ..client::Config::default()
+    })
+}
+
+impl Session {
+    /// Connects and logs in.
+    ///
+    /// # Errors
+    /// [`AccessError`].
+    pub async fn connect(target: &Target) -> Result<Self, AccessError> {
+        let mut tries = 0;
+        loop {
+            match Self::connect_once(target).await {
+                Err(AccessError::Dropped { .. }) if tries < DROPPED_TRIES => {
+                    tries += 1;
+                    // Spread, so that the nodes dropped together do not come back together.
+                    let spread = u64::from(uuid::Uuid::now_v7().as_bytes().last().copied().unwrap_or(0));
+                    tokio::time::sleep(Duration::from_millis((100 << tries) + spread)).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn connect_once(target: &Target) -> Result<Self, AccessError> {
+        let address = target.address.clone();
+        let port = target.port;
+        let peers = tokio::net::lookup_host(with_scope(&address, port)?)
+            .await
+            .map_err(|source| AccessError::NameNotFound { address: address.clone(), source })?;
+        let mut last = AccessError::NoAddress { address: address.clone() };
+        for peer in peers {
+            match tokio::time::timeout(CONNECT_MAX, tokio::net::TcpStream::connect(peer)).await {
+                Ok(Ok(stream)) => return Self::login(target, stream, peer).await,
+                Ok(Err(source)) if source.kind() == std::io::ErrorKind::ConnectionRefused => {
+                    last = AccessError::Refused { address: address.clone(), port };
+                }
+                Ok(Err(source)) => last = AccessError::Unreachable { address: address.clone(), port, source },
+                Err(_) => last = AccessError::TimedOut { address: address.clone(), port },
+            }
+        }
+        Err(last)
+    }
+
+    async fn login(target: &Target, stream: tokio::net::TcpStream, peer: SocketAddr) -> Result<Self, AccessError> {
+        let lost = |source| AccessError::Lost { source };
+        let local = stream.local_addr().map_err(|source| lost(source.into()))?;
+        stream.set_nodelay(true).map_err(|source| lost(source.into()))?;
+        let found = Arc::new(Mutex::new(String::new()));
+        let pinned = match &target.host_key {
+            HostKeyPolicy::FirstUse => None,
+            HostKeyPolicy::Pinned(fingerprint) => Some(fingerprint.clone()),
+        };
+        let guard = Guard { pinned: pinned.clone(), found: found.clone() };
+        let work = async {
+            let connected = client::connect_stream(config(), stream, guard).await;
+            let key = found.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let mut handle = connected.map_err(|source| match (source, pinned) {
+                (_, Some(pinned)) if !key.is_empty() && key != pinned => {
+                    AccessError::HostKeyChanged { pinned, found: key.clone() }
+                }
+                (source, _) => AccessError::Dropped { source },
+            })?;
+            authenticate(&mut handle, target).await?;
+            Ok((handle, key))
+        };
+        let (handle, host_key) = tokio::time::timeout(LOGIN_MAX, work)
+            .await
+            .map_err(|_| AccessError::LoginTimedOut { seconds: LOGIN_MAX.as_secs() })??;
+        let sudo = match &target.privilege {
+            Privilege::Root => None,
+            Privilege::Sudo { password } => Some(password.clone()),
+        };
+        Ok(Self { handle, host_key, local, peer, user: target.user.clone(), sudo })
+    }
+
+    /// The host key's fingerprint, `SHA256:…`.
+    pub fn host_key(&self) -> &str {
+        &self.host_key
+    }
+
+    /// The box's end.
+    pub fn local_address(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// The node's end, its zone included.
+    pub fn peer_address(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// Ends the connection.
+    pub async fn close(self) {
+        // The other side may be gone already; then there is nothing to say goodbye to.
+        let _ = self.handle.disconnect(russh::Disconnect::ByApplication, "", "").await;
+    }
+}
+
+/// `fe80::1%eth0` with its interface as a number, as the resolver wants it.
+fn with_scope(address: &str, port: u16) -> Result<(String, u16), AccessError> {
+    let Some((literal, zone)) = address.split_once('%') else { return Ok((address.to_owned(), port)) };
+    if zone.parse::<u32>().is_ok() {
+        return Ok((address.to_owned(), port));
+    }
+    let index = nix::net::if_::if_nametoindex(zone)
+        .map_err(|_| AccessError::NoZone { address: address.to_owned(), zone: zone.to_owned() })?;
+    Ok((format!("{literal}%{index}"), port))
+}
+
+async fn authenticate(handle: &mut client::Handle<Guard>, target: &Target) -> Result<(), AccessError> {
+    let lost = |source| AccessError::Lost { source };
+    let user = target.user.as_str();
+    let result = match &target.auth {
+        Auth::Password(password) => {
+            let result = handle.authenticate_password(user, password.reveal()).await.map_err(lost)?;
+            match result {
+                // Where passwords go through PAM only: not a second try, the first was never looked at.
+                AuthResult::Failure { ref remaining_methods, .. }
+                    if !remaining_methods.contains(&russh::MethodKind::Password)
+                        && remaining_methods.contains(&russh::MethodKind::KeyboardInteractive) =>
+                {
+                    return interactive(handle, user, password).await;
+                }
+                result => result,
+            }
+        }
+        Auth::Key { pem, passphrase } => {
+            let key = russh::keys::decode_secret_key(pem.reveal(), passphrase.as_ref().map(Secret::reveal))
+                .map_err(|_| AccessError::KeyUnusable)?;
+            let hash = handle.best_supported_rsa_hash().await.map_err(lost)?.flatten();
+            let key = PrivateKeyWithHashAlg::new(Arc::new(key), hash);
+            handle.authenticate_publickey(user, key).await.map_err(lost)?
+        }
+    };
+    match result {
+        AuthResult::Success => Ok(()),
+        AuthResult::Failure { remaining_methods, .. } => Err(rejected(user, &remaining_methods)),
+    }
+}
+
+fn rejected(user: &str, methods: &russh::MethodSet) -> AccessError {
+    let methods: Vec<String> = methods.iter().map(|method| format!("{method:?}").to_lowercase()).collect();
+    AccessError::AuthRejected { user: user.to_owned(), methods: methods.join(", ") }
+}
+
+/// Answers one round of hidden prompts with the password; a second round would be a second try.
+async fn interactive(
+    handle: &mut client::Handle<Guard>,
+    user: &str,
+    password: &Secret,
+) -> Result<(), AccessError> {
+    let lost = |source| AccessError::Lost { source };
+    let mut answered = false;
+    let mut response =
+        handle.authenticate_keyboard_interactive_start(user, None::<String>).await.map_err(lost)?;
+    loop {
+        response = match response {
+            KeyboardInteractiveAuthResponse::Success => return Ok(()),
+            KeyboardInteractiveAuthResponse::Failure { remaining_methods, .. } => {
+                return Err(rejected(user, &remaining_methods));
+            }
+            KeyboardInteractiveAuthResponse::InfoRequest { prompts, .. } => {
+                if answered && !prompts.is_empty() {
+                    return Err(rejected(user, &russh::MethodSet::empty()));
+                }
+                answered |= !prompts.is_empty();
+                let answers = prompts.iter().map(|_| password.reveal().to_owned()).collect();
+                handle.authenticate_keyboard_interactive_respond(answers).await.map_err(lost)?
+            }
+        };
+    }
+}

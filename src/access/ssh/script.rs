@@ -1,0 +1,165 @@
+//! The shell that runs on nodes: POSIX, small, without a single quote, so that any login shell hands it on whole.
+//!
+//! Every value put into a script is an id, a path made of ids, a number or an address: none needs quoting. Each undo
+//! checks identity first and takes "already gone" as success; none follows a link out of the engine's directory.
+
+use crate::access::undo::{EngineFiles, EngineProcess, FirewallRule, Undo};
+use crate::paths::{ENGINE_BUSY_FILE, ENGINE_MARKER_FILE, ENGINE_PID_FILE, ENGINE_PROGRAM};
+use crate::wire::id::DeploymentId;
+
+/// `sh` with the body as its script; `$1` is the connection as the node sees it (sudo would clear it).
+pub fn shell(body: &str) -> String {
+    debug_assert!(!body.contains('\''));
+    let head = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin; LC_ALL=C; export PATH LC_ALL; \
+                umask 077; cd /";
+    format!("sh -c '{head}\n{body}' sh \"$SSH_CONNECTION\"")
+}
+
+/// What the node is, before anything is changed.
+pub const LOOK: &str = r#"echo carena-ready
+echo "uid $(id -u)"
+echo "machine $(uname -m)"
+echo "kernel $(uname -r)"
+echo "connection $1"
+for tool in zstd gzip iptables ip6tables; do command -v $tool >/dev/null && echo "tool $tool"; done
+for place in /var/tmp /tmp /run /dev/shm; do
+    [ -d $place ] && [ -w $place ] && set -- $place "$(df -Pk $place | tail -n 1)" && echo "place $1 $2"
+done
+while read -r device mount kind options rest; do
+    case ,$options, in *,noexec,*) echo "noexec $mount" ;; *) echo "exec $mount" ;; esac
+done < /proc/self/mounts"#;
+
+/// Makes the engine's directory, its marker first, and unpacks the program into it.
+pub fn copy(directory: &str, deployment: &DeploymentId, bytes: usize, unpack: &str, unpacked: u64) -> String {
+    format!(
+        "mkdir {directory} || exit 31\n\
+         printf %s {deployment} > {directory}/{ENGINE_MARKER_FILE} || exit 32\n\
+         echo carena-ready\n\
+         head -c {bytes} | {unpack} > {directory}/{ENGINE_PROGRAM} || exit 33\n\
+         [ $(wc -c < {directory}/{ENGINE_PROGRAM}) -eq {unpacked} ] || {{ echo the engine arrived incomplete >&2; exit 34; }}\n\
+         chmod 700 {directory}/{ENGINE_PROGRAM}"
+    )
+}
+
+/// Starts the engine, which reads its configuration from standard input.
+pub fn start(directory: &str) -> String {
+    format!("echo carena-ready\nexec {directory}/{ENGINE_PROGRAM} start --directory {directory}")
+}
+
+/// Adds a rule in front of all others.
+pub fn open(rule: &FirewallRule) -> String {
+    let arguments = rule.rule.arguments();
+    let (chain, matches) = arguments.split_first().map_or((String::new(), String::new()), |(chain, rest)| {
+        (chain.clone(), rest.join(" "))
+    });
+    format!("echo carena-ready\n{} -w 5 -I {chain} 1 {matches}", rule.rule.tool.program())
+}
+
+/// Takes everything back in the given order; one line `undo NUMBER done|gone|failed WHY` for each.
+pub fn undo(deployment: &DeploymentId, undos: &[(i64, Undo)]) -> String {
+    let mut script = String::from("echo carena-ready\n");
+    for (entry, undo) in undos {
+        let body = match undo {
+            Undo::EngineProcess(undo) => stop(undo),
+            Undo::EngineFiles(undo) => remove(undo, deployment),
+            Undo::FirewallRule(undo) => close(undo),
+        };
+        script.push_str(&format!("said=$( {{\n{body}\n}} 2>&1 ); case $? in\n0) echo undo {entry} done ;;\n3) echo undo {entry} gone ;;\n*) echo undo {entry} failed $said ;; esac\n"));
+    }
+    script
+}
+
+/// Exit 3: already gone. The engine is asked to end; it is killed only when no installation runs.
+fn stop(EngineProcess { directory }: &EngineProcess) -> String {
+    format!(
+        r#"alive() {{
+    read -r pid began < {directory}/{ENGINE_PID_FILE} 2>/dev/null || return 1
+    read -r stat < /proc/$pid/stat 2>/dev/null || return 1
+    set -- ${{stat##*) }}
+    [ "$1" != Z ] && shift 19 2>/dev/null && [ "$1" = "$began" ]
+}}
+until_gone() {{
+    n=0
+    while alive; do
+        [ $n -lt $1 ] || return 1
+        n=$((n+1)); sleep 0.05
+    done
+}}
+alive || exit 3
+kill -TERM $pid
+until_gone 100 && exit 0
+[ ! -e {directory}/{ENGINE_BUSY_FILE} ] || {{ echo an installation is still running; exit 1; }}
+alive && kill -KILL $pid
+until_gone 100 || {{ echo process $pid does not end; exit 1; }}"#
+    )
+}
+
+fn remove(EngineFiles { directory }: &EngineFiles, deployment: &DeploymentId) -> String {
+    format!(
+        r#"[ -d {directory} ] && [ ! -h {directory} ] || exit 3
+owner=$(cat {directory}/{ENGINE_MARKER_FILE} 2>/dev/null)
+[ "$owner" = {deployment} ] || rmdir {directory} || exit 1
+rm -rf {directory}"#
+    )
+}
+
+fn close(FirewallRule { rule }: &FirewallRule) -> String {
+    let arguments = rule.arguments().join(" ");
+    let program = rule.tool.program();
+    format!(
+        "command -v {program} || exit 3\n\
+         {program} -w 5 -C {arguments} 2>/dev/null || exit 3\n\
+         while {program} -w 5 -C {arguments} 2>/dev/null; do {program} -w 5 -D {arguments} || exit 1; done\n\
+         exit 0"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    fn run(script: &str) -> String {
+        #[expect(clippy::disallowed_methods, reason = "the shell is what is tested")]
+        let done = Command::new("sh").arg("-c").arg(shell(script)).output().unwrap();
+        String::from_utf8(done.stdout).unwrap()
+    }
+
+    fn id() -> DeploymentId {
+        "0190-test".parse().unwrap()
+    }
+
+    #[test]
+    fn files_are_removed_only_with_our_marker_and_twice_is_fine() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("carena-0190-test");
+        let undos = [(7, Undo::from(EngineFiles { directory: directory.to_str().unwrap().into() }))];
+        assert!(run(&undo(&id(), &undos)).contains("undo 7 gone"));
+        std::fs::create_dir(&directory).unwrap();
+        std::fs::File::create(directory.join("theirs")).unwrap();
+        assert!(run(&undo(&id(), &undos)).contains("undo 7 failed"));
+        assert!(directory.join("theirs").exists());
+        crate::durable::write(&directory.join(ENGINE_MARKER_FILE), b"0190-test", 0o600).unwrap();
+        assert!(run(&undo(&id(), &undos)).contains("undo 7 done"));
+        assert!(!directory.exists());
+        assert!(run(&undo(&id(), &undos)).contains("undo 7 gone"));
+    }
+
+    #[test]
+    fn a_process_is_stopped_only_when_it_began_when_ours_did() {
+        let root = tempfile::tempdir().unwrap();
+        #[expect(clippy::disallowed_methods, reason = "a real process to stop")]
+        let mut child = Command::new("sleep").arg("60").stdout(Stdio::null()).spawn().unwrap();
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+        let began = stat.rsplit_once(") ").unwrap().1.split(' ').nth(19).unwrap().to_owned();
+        let undos = [(1, Undo::from(EngineProcess { directory: root.path().to_str().unwrap().into() }))];
+        let pid_file = root.path().join(ENGINE_PID_FILE);
+        assert!(run(&undo(&id(), &undos)).contains("undo 1 gone"));
+        crate::durable::write(&pid_file, format!("{} 1\n", child.id()).as_bytes(), 0o600).unwrap();
+        assert!(run(&undo(&id(), &undos)).contains("undo 1 gone"));
+        assert!(child.try_wait().unwrap().is_none());
+        crate::durable::write(&pid_file, format!("{} {began}\n", child.id()).as_bytes(), 0o600).unwrap();
+        assert!(run(&undo(&id(), &undos)).contains("undo 1 done"));
+        assert!(!child.wait().unwrap().success());
+    }
+}

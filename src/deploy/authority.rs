@@ -1,0 +1,115 @@
+//! The certificates of one node's conversation in a deployment: a CA in memory, the engine's certificate and the box's.
+//!
+//! Every node of a deployment has a CA of its own, so an engine's certificate opens nothing on any other node: a
+//! node that was taken over cannot speak to its neighbours' engines. Keys live in memory and, for the engine,
+//! travel over the SSH channel's standard input. TLS 1.3 only, ring only.
+
+use std::sync::Arc;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, server::WebPkiClientVerifier};
+
+use crate::wire::id::DeploymentId;
+
+/// Certificates could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// By the certificate library.
+    #[error("making the deployment's certificates")]
+    Certificate(#[from] rcgen::Error),
+    /// By the TLS library.
+    #[error("configuring the deployment's TLS")]
+    Tls(#[from] rustls::Error),
+    /// By the TLS library's verifier.
+    #[error("configuring the deployment's TLS")]
+    Verifier(#[from] rustls::server::VerifierBuilderError),
+}
+
+/// What one node's engine and the box prove themselves with.
+pub struct Authority {
+    /// The CA's certificate, PEM.
+    pub ca_pem: String,
+    /// The engine's certificate, PEM.
+    pub engine_certificate_pem: String,
+    /// The engine's key, PEM. For the SSH channel only.
+    pub engine_key_pem: String,
+    /// The name in the engine's certificate.
+    pub engine_name: String,
+    /// The name in the box's certificate; the payload server is chosen by it (SNI).
+    pub box_name: String,
+    /// The box as client of the engine.
+    pub client: Arc<ClientConfig>,
+    /// The box as server of payloads, for this engine only.
+    pub server: Arc<ServerConfig>,
+}
+
+impl Authority {
+    /// Makes all keys and certificates for node number `node` of a deployment.
+    ///
+    /// # Errors
+    /// [`AuthorityError`].
+    pub fn new(deployment: &DeploymentId, node: usize) -> Result<Self, AuthorityError> {
+        let engine_name = format!("engine-{node}.{deployment}.carena");
+        let box_name = format!("box-{node}.{deployment}.carena");
+
+        let ca_key = KeyPair::generate()?;
+        let mut ca = parameters(&[])?;
+        ca.distinguished_name.push(DnType::CommonName, format!("carena {deployment} {node}"));
+        ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        ca.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let ca_certificate = ca.self_signed(&ca_key)?;
+        let issuer = Issuer::from_params(&ca, &ca_key);
+
+        let engine_key = KeyPair::generate()?;
+        let engine = leaf(&engine_name)?.signed_by(&engine_key, &issuer)?;
+        let box_key = KeyPair::generate()?;
+        let own = leaf(&box_name)?.signed_by(&box_key, &issuer)?;
+
+        let mut roots = RootCertStore::empty();
+        roots.add(ca_certificate.der().clone())?;
+        let roots = Arc::new(roots);
+        let chain: Vec<CertificateDer<'static>> = vec![own.der().clone()];
+        let key = || PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(box_key.serialize_der()));
+        let tls13 = &[&rustls::version::TLS13];
+
+        let client = ClientConfig::builder_with_provider(crate::https::provider())
+            .with_protocol_versions(tls13)?
+            .with_root_certificates(roots.clone())
+            .with_client_auth_cert(chain.clone(), key())?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots, crate::https::provider()).build()?;
+        let server = ServerConfig::builder_with_provider(crate::https::provider())
+            .with_protocol_versions(tls13)?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain, key())?;
+
+        Ok(Self {
+            ca_pem: ca_certificate.pem(),
+            engine_certificate_pem: engine.pem(),
+            engine_key_pem: engine_key.serialize_pem(),
+            engine_name,
+            box_name,
+            client: Arc::new(client),
+            server: Arc::new(server),
+        })
+    }
+}
+
+/// Valid through any clock a node may have: the deployment's end, not a date, is what ends these certificates.
+fn parameters(names: &[String]) -> Result<CertificateParams, rcgen::Error> {
+    let mut parameters = CertificateParams::new(names.to_vec())?;
+    parameters.not_before = rcgen::date_time_ymd(1975, 1, 1);
+    parameters.not_after = rcgen::date_time_ymd(4096, 1, 1);
+    parameters.distinguished_name = rcgen::DistinguishedName::new();
+    Ok(parameters)
+}
+
+fn leaf(name: &str) -> Result<CertificateParams, rcgen::Error> {
+    let mut parameters = parameters(&[name.to_owned()])?;
+    parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    parameters.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    Ok(parameters)
+}

@@ -1,0 +1,82 @@
+//! Why a node's cycle stopped, by the part that says so.
+
+use crate::access::control::ControlError;
+use crate::access::ssh::AccessError;
+use crate::error::{Hinted, chain};
+use crate::fleet::credentials::CredentialError;
+
+use super::authority::AuthorityError;
+use super::event::Step;
+use super::store::StoreError;
+
+/// Why a node's cycle stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum CycleError {
+    /// The operator cancelled.
+    #[error("cancelled by the operator")]
+    Cancelled,
+    /// No credentials.
+    #[error(transparent)]
+    Credentials(#[from] CredentialError),
+    /// The node cannot be reached or changed.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// The engine.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Certificates.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// Not a node this version can update.
+    #[error("the node is {found}; this version has an engine for Linux on x86_64 only")]
+    Architecture {
+        /// What it is.
+        found: String,
+    },
+    /// Nowhere to put engine and payloads.
+    #[error("{needed} bytes are needed on the node, the roomiest place is {place} with {free} bytes")]
+    NoRoom {
+        /// Bytes.
+        needed: u64,
+        /// The place with the most room.
+        place: String,
+        /// Bytes free there.
+        free: u64,
+    },
+    /// The engine's port stays closed.
+    #[error("the engine's port {port} does not answer: {why}")]
+    PortBlocked {
+        /// The port.
+        port: u16,
+        /// What was tried.
+        why: String,
+    },
+    /// An answer that does not fit its question.
+    #[error("the engine answered something else than was asked")]
+    Protocol,
+}
+
+impl Hinted for CycleError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Credentials(error) => error.hint(),
+            Self::Access(error) => error.hint(),
+            Self::Store(error) => error.hint(),
+            Self::NoRoom { place, .. } => Some(format!("free some room in {place}")),
+            Self::PortBlocked { .. } => Some(
+                "set open_firewall = \"auto\", or let the box through the firewalls between it and the node".into(),
+            ),
+            Self::Architecture { .. } => Some("leave this node out of the fleet".into()),
+            Self::Cancelled | Self::Control(_) | Self::Authority(_) | Self::Protocol => None,
+        }
+    }
+}
+
+/// One message for a person: the node, the step, what was seen, what to do.
+pub fn on_node(node: &str, step: Step, error: &CycleError) -> String {
+    let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+    format!("{node}: {}: {}{hint}", step.name(), chain(error))
+}
