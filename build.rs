@@ -68,6 +68,7 @@ fn build_engine(root: &Path, out: &Path) -> Result<PathBuf, String> {
             cargo.env_remove(&name);
         }
     }
+    #[expect(clippy::disallowed_methods, reason = "a build script builds")]
     let done = cargo.output().map_err(|e| format!("starting cargo for the engine: {e}"))?;
     if !done.status.success() {
         return Err(format!("the engine does not build:\n{}", String::from_utf8_lossy(&done.stderr))
@@ -113,7 +114,9 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {
-    fs::write(path, bytes).map_err(|e| format!("{}: {e}", path.display()))
+    #[expect(clippy::disallowed_methods, reason = "cargo discards what a failed build script wrote")]
+    let written = fs::write(path, bytes);
+    written.map_err(|e| format!("{}: {e}", path.display()))
 }
 
 fn create(path: &Path) -> Result<(), String> {

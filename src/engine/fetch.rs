@@ -172,7 +172,7 @@ fn request(job: &Fetch, tls: &Arc<ClientConfig>, from: u64) -> io::Result<(Conne
         head.extend_from_slice(chunk.get(..n).unwrap_or_default());
         let mut headers = [httparse::EMPTY_HEADER; 32];
         let mut response = httparse::Response::new(&mut headers);
-        if let httparse::Status::Complete(length) = response.parse(&head).map_err(io::Error::other)? {
+        if let httparse::Status::Complete(length) = response.parse(&head).map_err(|error| io::Error::other(error.to_string()))? {
             let wanted = if from > 0 { 206 } else { 200 };
             if response.code != Some(wanted) {
                 return Err(io::Error::other(format!("HTTP status {}", response.code.unwrap_or(0))));
