@@ -29,7 +29,8 @@ fn run() -> Result<(), String> {
     }
     let out = PathBuf::from(variable("OUT_DIR")?);
     let engine = build_engine(&root, &out)?;
-    let packed = zstd::bulk::compress(&read(&engine)?, 19).map_err(|e| format!("compressing the engine: {e}"))?;
+    let packed =
+        zstd::bulk::compress(&read(&engine)?, 19).map_err(|e| format!("compressing the engine: {e}"))?;
     write(&out.join("carena-engine.zst"), &packed)?;
     pack_firmware(&root.join("firmware-cache"), &out.join("firmware-cache"))
 }
@@ -39,15 +40,26 @@ fn one_provider(root: &Path) -> Result<(), String> {
     println!("cargo::rerun-if-changed={}", lock.display());
     let text = String::from_utf8_lossy(&read(&lock)?).into_owned();
     match FOREIGN_PROVIDERS.iter().find(|name| text.contains(&format!("name = \"{name}\"\n"))) {
-        Some(name) => Err(format!("Cargo.lock has {name}: ring is the only provider of TLS and SSH cryptography")),
+        Some(name) => {
+            Err(format!("Cargo.lock has {name}: ring is the only provider of TLS and SSH cryptography"))
+        }
         None => Ok(()),
     }
 }
 
 fn build_engine(root: &Path, out: &Path) -> Result<PathBuf, String> {
-    for path in ["src/engine", "src/wire", "src/lib.rs", "src/digest.rs", "src/durable.rs", "src/error.rs",
-        "src/paths.rs", "src/secret.rs", "Cargo.toml", ".cargo/config.toml"]
-    {
+    for path in [
+        "src/engine",
+        "src/wire",
+        "src/lib.rs",
+        "src/digest.rs",
+        "src/durable.rs",
+        "src/error.rs",
+        "src/paths.rs",
+        "src/secret.rs",
+        "Cargo.toml",
+        ".cargo/config.toml",
+    ] {
         println!("cargo::rerun-if-changed={}", root.join(path).display());
     }
     // OUT_DIR is <target>[/<triple>]/<profile>/build/carena-<hash>/out; one engine serves all profiles.
@@ -56,7 +68,15 @@ fn build_engine(root: &Path, out: &Path) -> Result<PathBuf, String> {
     let triple = variable("TARGET")?;
     let mut cargo = Command::new(OsString::from(variable("CARGO")?));
     cargo
-        .args(["build", "--locked", "--bin", "carena-engine", "--no-default-features", "--features", "engine"])
+        .args([
+            "build",
+            "--locked",
+            "--bin",
+            "carena-engine",
+            "--no-default-features",
+            "--features",
+            "engine",
+        ])
         .args(["--profile", "engine", "--target", &triple, "--target-dir"])
         .arg(&target)
         .current_dir(root)
@@ -98,7 +118,8 @@ fn pack_firmware(from: &Path, to: &Path) -> Result<(), String> {
             }
             let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
             let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-            let compressed = zstd::bulk::compress(&bytes, 19).map_err(|e| format!("compressing a payload: {e}"))?;
+            let compressed =
+                zstd::bulk::compress(&bytes, 19).map_err(|e| format!("compressing a payload: {e}"))?;
             write(&to.join("objects").join(format!("{hex}.zst")), &compressed)?;
         }
     }

@@ -27,7 +27,8 @@ impl Secret {
     /// Whether `other` is the same text; takes the same time wherever they differ.
     pub fn matches(&self, other: &str) -> bool {
         // Hashing first hides the length as well.
-        let (a, b) = (crate::digest::Sha256::of(self.0.as_bytes()), crate::digest::Sha256::of(other.as_bytes()));
+        let (a, b) =
+            (crate::digest::Sha256::of(self.0.as_bytes()), crate::digest::Sha256::of(other.as_bytes()));
         let different = a.as_bytes().iter().zip(b.as_bytes()).fold(0_u8, |acc, (x, y)| acc | (x ^ y));
         std::hint::black_box(different) == 0
     }

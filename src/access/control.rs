@@ -107,10 +107,14 @@ impl EngineClient {
             let client = Self { asks };
             let hello = Request::Hello { protocol: PROTOCOL, deployment: deployment.clone() };
             match client.request(hello).await? {
-                Reply::Hello { protocol: PROTOCOL, deployment: theirs, installing } if theirs == *deployment => {
+                Reply::Hello { protocol: PROTOCOL, deployment: theirs, installing }
+                    if theirs == *deployment =>
+                {
                     Ok((client, installing))
                 }
-                Reply::Hello { protocol, deployment, .. } => Err(ControlError::Other { protocol, deployment }),
+                Reply::Hello { protocol, deployment, .. } => {
+                    Err(ControlError::Other { protocol, deployment })
+                }
                 _ => Err(ControlError::Lost),
             }
         };
@@ -138,7 +142,11 @@ impl EngineClient {
         self.ask(request, Some(notices)).await
     }
 
-    async fn ask(&self, request: Request, notices: Option<mpsc::Sender<Notice>>) -> Result<Reply, ControlError> {
+    async fn ask(
+        &self,
+        request: Request,
+        notices: Option<mpsc::Sender<Notice>>,
+    ) -> Result<Reply, ControlError> {
         let (answer, answered) = oneshot::channel();
         self.asks.send(Ask { request, notices, answer }).await.map_err(|_| ControlError::Lost)?;
         match answered.await.map_err(|_| ControlError::Lost)? {

@@ -73,7 +73,11 @@ mod tests {
     fn the_embedded_engine_is_a_program_within_its_limits() {
         let image = EngineImage::embedded();
         assert!(image.plain.starts_with(b"\x7fELF"));
-        assert!(image.unpacked_bytes() <= 2_883_584, "{} bytes on the node, 2.75 MiB allowed", image.unpacked_bytes());
+        assert!(
+            image.unpacked_bytes() <= 2_883_584,
+            "{} bytes on the node, 2.75 MiB allowed",
+            image.unpacked_bytes()
+        );
         assert!(PACKED.len() <= 1_153_433, "{} bytes on the wire, 1.1 MiB allowed", PACKED.len());
     }
 }

@@ -116,7 +116,11 @@ impl Cache {
             return open_embedded(name, &String::from_utf8_lossy(&manifest.data));
         }
         let directory = Path::new(name);
-        if directory.is_dir() { open_directory(directory) } else { Err(CacheError::Unknown { name: name.to_owned(), known: self.ids() }) }
+        if directory.is_dir() {
+            open_directory(directory)
+        } else {
+            Err(CacheError::Unknown { name: name.to_owned(), known: self.ids() })
+        }
     }
 }
 

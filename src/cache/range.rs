@@ -19,7 +19,9 @@ pub fn parse(value: Option<&str>, size: u64) -> Part {
         return Part::Whole;
     };
     match (first.parse::<u64>(), last.parse::<u64>()) {
-        (Ok(first), _) if first >= size && (last.is_empty() || last.parse::<u64>().is_ok()) => Part::Unsatisfiable,
+        (Ok(first), _) if first >= size && (last.is_empty() || last.parse::<u64>().is_ok()) => {
+            Part::Unsatisfiable
+        }
         (Ok(first), Ok(last)) if last >= first => Part::Bytes(first, last.saturating_add(1).min(size)),
         (Ok(first), Err(_)) if last.is_empty() => Part::Bytes(first, size),
         (Err(_), Ok(0)) if first.is_empty() => Part::Unsatisfiable,

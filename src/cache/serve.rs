@@ -49,8 +49,13 @@ impl Payloads {
     }
 }
 
-async fn answer(State(payloads): State<Arc<Payloads>>, Path(name): Path<String>, headers: HeaderMap) -> Response {
-    let found = name.parse::<Sha256>().ok().and_then(|sha256| Some((sha256, payloads.0.get(&sha256)?.clone())));
+async fn answer(
+    State(payloads): State<Arc<Payloads>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    let found =
+        name.parse::<Sha256>().ok().and_then(|sha256| Some((sha256, payloads.0.get(&sha256)?.clone())));
     let Some((sha256, source)) = found else { return StatusCode::NOT_FOUND.into_response() };
     let size = match &source {
         Source::Memory(bytes) => bytes.len() as u64,

@@ -74,7 +74,10 @@ async fn run(common: &Common, intent: Intent) -> Result<(Deployments, Deployment
     let deployments = deployments(common.state.clone())?;
     let swept = deployments.recover(Some(&fleet)).await.map_err(|error| Ended::with(Exit::Other, &error))?;
     for trace in swept.iter().filter_map(|trace| Some((trace, trace.outstanding.as_ref()?))) {
-        complain(&format!("{}: left by an earlier run, still there: {}: {}", trace.0.node, trace.0.trace, trace.1));
+        complain(&format!(
+            "{}: left by an earlier run, still there: {}: {}",
+            trace.0.node, trace.0.trace, trace.1
+        ));
     }
     let (_, mut events) = deployments.events(None);
     let started = deployments.start(fleet, intent).await;

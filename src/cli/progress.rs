@@ -63,7 +63,9 @@ impl Progress {
         }
         let bar = self.nodes.entry(event.node.clone()).or_insert_with(|| {
             let bar = bars.add(ProgressBar::new(1));
-            if let Ok(style) = ProgressStyle::with_template("{prefix:32!} {msg:20!} {wide_bar} {bytes:>10} {spinner}") {
+            if let Ok(style) =
+                ProgressStyle::with_template("{prefix:32!} {msg:20!} {wide_bar} {bytes:>10} {spinner}")
+            {
                 bar.set_style(style);
             }
             bar.set_prefix(event.node.clone());
@@ -151,10 +153,20 @@ pub fn inventory(address: &str, inventory: &Inventory) {
     let dmi = &inventory.dmi;
     say(&format!("    {} {}, BIOS {}", known(&dmi.vendor), known(&dmi.product), known(&dmi.bios_version)));
     for port in &inventory.network {
-        say(&format!("    {:<12} {}  firmware {}", port.name, known(&port.driver), known(&port.firmware_version)));
+        say(&format!(
+            "    {:<12} {}  firmware {}",
+            port.name,
+            known(&port.driver),
+            known(&port.firmware_version)
+        ));
     }
     for disk in &inventory.disks {
-        say(&format!("    {:<12} {}  firmware {}", disk.name, known(&disk.model), known(&disk.firmware_version)));
+        say(&format!(
+            "    {:<12} {}  firmware {}",
+            disk.name,
+            known(&disk.model),
+            known(&disk.firmware_version)
+        ));
     }
     say(&format!("    {} PCI functions", inventory.pci.len()));
     for unknown in &inventory.unknown {

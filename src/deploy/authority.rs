@@ -7,7 +7,8 @@
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, server::WebPkiClientVerifier};
@@ -79,7 +80,8 @@ impl Authority {
             .with_protocol_versions(tls13)?
             .with_root_certificates(roots.clone())
             .with_client_auth_cert(chain.clone(), key())?;
-        let verifier = WebPkiClientVerifier::builder_with_provider(roots, crate::https::provider()).build()?;
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(roots, crate::https::provider()).build()?;
         let server = ServerConfig::builder_with_provider(crate::https::provider())
             .with_protocol_versions(tls13)?
             .with_client_cert_verifier(verifier)

@@ -101,7 +101,9 @@ impl<'a> Cycle<'a> {
             _ => "the node failed before",
         };
         install::fill_in(self.run, &mut self.components, why);
-        if result == NodeResult::Done && self.components.iter().any(|component| component.outcome.is_failure()) {
+        if result == NodeResult::Done
+            && self.components.iter().any(|component| component.outcome.is_failure())
+        {
             result = NodeResult::Failed;
         }
         let path = self.inventory.is_some().then(|| "direct".to_owned());
@@ -223,7 +225,8 @@ impl<'a> Cycle<'a> {
             return Ok(place.path.clone());
         }
         let most = ground.places.iter().max_by_key(|place| place.free_bytes);
-        let (place, free) = most.map_or(("nowhere".to_owned(), 0), |place| (place.path.clone(), place.free_bytes));
+        let (place, free) =
+            most.map_or(("nowhere".to_owned(), 0), |place| (place.path.clone(), place.free_bytes));
         Err(CycleError::NoRoom { needed, place, free })
     }
 
@@ -254,7 +257,8 @@ impl<'a> Cycle<'a> {
         self.enter(Step::Open)?;
         self.session()?.open_port(armed).await?;
         if !port_answers(engine, PROBE_OPENED).await {
-            let why = "the node's firewall was opened, so something between box and node blocks it".to_owned();
+            let why =
+                "the node's firewall was opened, so something between box and node blocks it".to_owned();
             return Err(CycleError::PortBlocked { port, why });
         }
         self.tell(State::Done, Some(format!("port {port}")));
@@ -275,7 +279,9 @@ impl<'a> Cycle<'a> {
             for (_, undo) in &order {
                 self.run.tell(&self.node.address, steps(undo), State::Started, None);
             }
-            let (session, results) = take_back(&self.run.store, self.node, &self.run.deployment, self.session.take(), &order).await;
+            let (session, results) =
+                take_back(&self.run.store, self.node, &self.run.deployment, self.session.take(), &order)
+                    .await;
             self.session = session;
             for ((_, undo), result) in order.iter().zip(results) {
                 self.step = steps(undo);
@@ -346,7 +352,8 @@ pub async fn take_back(
         };
         match live.undo(deployment, &ordered).await {
             Ok(results) => {
-                let gone = results.iter().filter(|(_, result)| result.is_ok()).map(|(entry, _)| *entry).collect();
+                let gone =
+                    results.iter().filter(|(_, result)| result.is_ok()).map(|(entry, _)| *entry).collect();
                 let mut marked = store.undone(gone).await.map_err(|error| crate::error::explain(&error));
                 let told = undos.iter().map(|(entry, _)| {
                     let result = results.iter().find(|(other, _)| other == entry);

@@ -67,7 +67,8 @@ impl Hinted for CycleError {
             Self::Store(error) => error.hint(),
             Self::NoRoom { place, .. } => Some(format!("free some room in {place}")),
             Self::PortBlocked { .. } => Some(
-                "set open_firewall = \"auto\", or let the box through the firewalls between it and the node".into(),
+                "set open_firewall = \"auto\", or let the box through the firewalls between it and the node"
+                    .into(),
             ),
             Self::Architecture { .. } => Some("leave this node out of the fleet".into()),
             Self::Cancelled | Self::Control(_) | Self::Authority(_) | Self::Protocol => None,

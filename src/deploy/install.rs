@@ -102,7 +102,8 @@ fn verdict(run: &Run, component: &Component, installed: Option<&str>) -> Option<
 fn unmet(component: &Component, done: &[ComponentSummary]) -> Option<String> {
     let met = |id| {
         done.iter().any(|other| {
-            other.id == id && matches!(other.outcome, Outcome::Updated | Outcome::Current | Outcome::NewerInstalled)
+            other.id == id
+                && matches!(other.outcome, Outcome::Updated | Outcome::Current | Outcome::NewerInstalled)
         })
     };
     let missing = component.requires.iter().find(|id| !met((*id).clone()))?;
@@ -167,7 +168,9 @@ async fn one(
     let outcome = match (meaning, to.as_deref()) {
         (ExitMeaning::Current, _) => Outcome::Current,
         (ExitMeaning::NotApplicable, _) => Outcome::NotApplicable("the installer says so".into()),
-        (_, Some(version)) if version::compare(version, &component.version) == Ordering::Equal => Outcome::Updated,
+        (_, Some(version)) if version::compare(version, &component.version) == Ordering::Equal => {
+            Outcome::Updated
+        }
         (ExitMeaning::RebootNeeded, _) => Outcome::UpdatedRebootNeeded,
         (ExitMeaning::Done, Some(version)) => Outcome::Unverified(format!(
             "the installer reports success, but version {version} was read back instead of {}",

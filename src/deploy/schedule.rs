@@ -147,7 +147,8 @@ impl Deployments {
         {
             let mut all = self.known();
             if all.len() >= LISTED_MAX {
-                let oldest = all.iter().filter(|(_, known)| known.summary.ended.is_some()).map(|(id, _)| id).min();
+                let oldest =
+                    all.iter().filter(|(_, known)| known.summary.ended.is_some()).map(|(id, _)| id).min();
                 if let Some(oldest) = oldest.cloned() {
                     all.remove(&oldest);
                 }
@@ -166,7 +167,8 @@ impl Deployments {
         let mut failures = 0;
         loop {
             let stopped = |failures| run.options.failures_max > 0 && failures >= run.options.failures_max;
-            while tasks.len() < usize::from(run.options.parallel) && !run.is_cancelled() && !stopped(failures) {
+            while tasks.len() < usize::from(run.options.parallel) && !run.is_cancelled() && !stopped(failures)
+            {
                 let Some((index, node)) = waiting.next() else { break };
                 let run = run.clone();
                 let task = tasks.spawn(async move { Cycle::new(&run, index, &node).complete().await });
@@ -184,7 +186,8 @@ impl Deployments {
             self.node_ended(&run, index, node).await;
         }
         for (index, _) in waiting {
-            let why = if run.is_cancelled() { "cancelled by the operator" } else { "too many nodes failed before" };
+            let why =
+                if run.is_cancelled() { "cancelled by the operator" } else { "too many nodes failed before" };
             let skipped = NodeSummary {
                 result: NodeResult::Skipped,
                 path: None,
@@ -203,7 +206,12 @@ impl Deployments {
         self.0.ended.send_modify(|count| *count += 1);
     }
 
-    async fn node_ended(&self, run: &Run, index: usize, (node, inventory): (NodeSummary, Option<Box<Inventory>>)) {
+    async fn node_ended(
+        &self,
+        run: &Run,
+        index: usize,
+        (node, inventory): (NodeSummary, Option<Box<Inventory>>),
+    ) {
         let summary = self.known().get_mut(&run.deployment).and_then(|known| {
             let address = known.summary.nodes.get(index).map(|(address, _)| address.clone())?;
             if let Some(inventory) = inventory {

@@ -83,7 +83,9 @@ impl Hinted for StoreError {
             Self::Directory { .. } => "name a writable directory with --state".into(),
             Self::InUse { .. } => "wait for it to end, or name another directory with --state".into(),
             Self::Newer { .. } => "use the newer carena for this state directory".into(),
-            Self::Database { .. } | Self::Commit { .. } => "check the disk's free space and health; nothing was begun on a node".into(),
+            Self::Database { .. } | Self::Commit { .. } => {
+                "check the disk's free space and health; nothing was begun on a node".into()
+            }
             Self::Record(_) | Self::Closed => return None,
         })
     }
@@ -128,9 +130,15 @@ impl Store {
         use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
         let failed = |source| StoreError::Directory { path: directory.to_owned(), source };
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
-        let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(directory.join("lock"));
-        let lock = nix::fcntl::Flock::lock(file.map_err(failed)?, nix::fcntl::FlockArg::LockExclusiveNonblock)
-            .map_err(|_| StoreError::InUse { path: directory.to_owned() })?;
+        let file = std::fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(directory.join("lock"));
+        let lock =
+            nix::fcntl::Flock::lock(file.map_err(failed)?, nix::fcntl::FlockArg::LockExclusiveNonblock)
+                .map_err(|_| StoreError::InUse { path: directory.to_owned() })?;
         let connection = Connection::open(directory.join(crate::paths::STORE_FILE))?;
         Self::start(connection, Some(lock))
     }
@@ -188,11 +196,18 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`]; nothing may then be changed on the node.
-    pub async fn arm(&self, deployment: &DeploymentId, node: &Node, undo: &Undo) -> Result<EntryId, StoreError> {
+    pub async fn arm(
+        &self,
+        deployment: &DeploymentId,
+        node: &Node,
+        undo: &Undo,
+    ) -> Result<EntryId, StoreError> {
         let row = (deployment.to_string(), json(node)?, json(undo)?, crate::clock::now_rfc3339());
         self.run(move |savepoint| {
             savepoint
-                .prepare_cached("INSERT INTO journal (deployment, node, undo, armed) VALUES (?1, ?2, ?3, ?4)")?
+                .prepare_cached(
+                    "INSERT INTO journal (deployment, node, undo, armed) VALUES (?1, ?2, ?3, ?4)",
+                )?
                 .execute(params![row.0, row.1, row.2, row.3])?;
             Ok(savepoint.last_insert_rowid())
         })
@@ -223,7 +238,12 @@ impl Store {
                 "SELECT entry, deployment, node, undo FROM journal WHERE undone IS NULL ORDER BY entry",
             )?;
             let rows = select.query_map([], |row| {
-                Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?, row.get::<_, String>(3)?))
+                Ok((
+                    row.get::<_, i64>(0)?,
+                    row.get::<_, String>(1)?,
+                    row.get::<_, String>(2)?,
+                    row.get::<_, String>(3)?,
+                ))
             })?;
             rows.map(|row| {
                 let (entry, deployment, node, undo) = row?;
@@ -259,7 +279,9 @@ impl Store {
         let (address, fingerprint) = (address.to_owned(), fingerprint.to_owned());
         self.run(move |savepoint| {
             savepoint
-                .prepare_cached("INSERT OR IGNORE INTO pin (address, port, fingerprint, seen) VALUES (?1, ?2, ?3, ?4)")?
+                .prepare_cached(
+                    "INSERT OR IGNORE INTO pin (address, port, fingerprint, seen) VALUES (?1, ?2, ?3, ?4)",
+                )?
                 .execute(params![address, port, fingerprint, crate::clock::now_rfc3339()])?;
             Ok(())
         })
@@ -271,10 +293,13 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn save(&self, summary: &Summary) -> Result<(), StoreError> {
-        let row = (summary.deployment.to_string(), summary.started.clone(), summary.ended.clone(), json(summary)?);
+        let row =
+            (summary.deployment.to_string(), summary.started.clone(), summary.ended.clone(), json(summary)?);
         self.run(move |savepoint| {
             savepoint
-                .prepare_cached("INSERT OR REPLACE INTO deployment (id, started, ended, summary) VALUES (?1, ?2, ?3, ?4)")?
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO deployment (id, started, ended, summary) VALUES (?1, ?2, ?3, ?4)",
+                )?
                 .execute(params![row.0, row.1, row.2, row.3])?;
             Ok(())
         })

@@ -26,7 +26,8 @@ impl Summary {
     pub fn exit(&self) -> Exit {
         let nodes = || self.nodes.iter().map(|(_, node)| node);
         let outcomes = || nodes().flat_map(|node| &node.components).map(|component| &component.outcome);
-        let unwell = |node: &NodeSummary| node.result != NodeResult::Done || !node.outstanding_traces.is_empty();
+        let unwell =
+            |node: &NodeSummary| node.result != NodeResult::Done || !node.outstanding_traces.is_empty();
         if nodes().any(unwell) || outcomes().any(Outcome::is_failure) {
             Exit::Failed
         } else if outcomes().any(|outcome| *outcome == Outcome::UpdatedRebootNeeded) {
@@ -74,7 +75,10 @@ mod tests {
         use NodeResult::{Cancelled, Done};
         assert_eq!(exit(Done, &[Outcome::Updated, Outcome::Current], &[]), Exit::Done);
         assert_eq!(exit(Done, &[Outcome::Updated, Outcome::UpdatedRebootNeeded], &[]), Exit::RebootNeeded);
-        assert_eq!(exit(Done, &[Outcome::Current, Outcome::NotApplicable("os".into())], &[]), Exit::NothingNeeded);
+        assert_eq!(
+            exit(Done, &[Outcome::Current, Outcome::NotApplicable("os".into())], &[]),
+            Exit::NothingNeeded
+        );
         assert_eq!(exit(Done, &[Outcome::Updated, Outcome::Failed("x".into())], &[]), Exit::Failed);
         assert_eq!(exit(Done, &[Outcome::Unverified("x".into())], &[]), Exit::Failed);
         assert_eq!(exit(Done, &[Outcome::Updated], &["engine files"]), Exit::Failed);
@@ -90,7 +94,10 @@ mod tests {
             outcome: Outcome::UpdatedRebootNeeded,
         };
         let json = serde_json::to_value(&component).unwrap();
-        assert_eq!(json, serde_json::json!({"id": "bios", "from": "1", "to": "2", "outcome": "updated-reboot-needed"}));
+        assert_eq!(
+            json,
+            serde_json::json!({"id": "bios", "from": "1", "to": "2", "outcome": "updated-reboot-needed"})
+        );
         assert_eq!(serde_json::from_value::<ComponentSummary>(json).unwrap(), component);
     }
 }

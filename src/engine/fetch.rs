@@ -68,8 +68,9 @@ pub fn fetch(
     let result = transfer(id, job, &mut file, tls, worker);
     drop(file);
     let verified = result.and_then(|(hasher, bytes, resumes)| {
-        let verified = Verified::check(path.clone(), hasher, job.sha256)
-            .map_err(|mismatch| failure(FailureKind::Corrupt, format!("the payload is corrupt: {mismatch}")))?;
+        let verified = Verified::check(path.clone(), hasher, job.sha256).map_err(|mismatch| {
+            failure(FailureKind::Corrupt, format!("the payload is corrupt: {mismatch}"))
+        })?;
         Ok((verified, bytes, resumes))
     });
     if verified.is_err() {
@@ -102,7 +103,8 @@ fn transfer(
                 if !ready.is_empty() {
                     let room = usize::try_from(job.size - done).unwrap_or(usize::MAX);
                     let part = ready.get(..ready.len().min(room)).unwrap_or_default();
-                    file.write_all(part).map_err(|error| io::Error::new(io::ErrorKind::StorageFull, error))?;
+                    file.write_all(part)
+                        .map_err(|error| io::Error::new(io::ErrorKind::StorageFull, error))?;
                     hasher.update(part);
                     done += part.len() as u64;
                 }
@@ -132,7 +134,10 @@ fn transfer(
         fruitless = if done > before { 0 } else { fruitless + 1 };
         resumes += 1;
         if fruitless >= ATTEMPTS_MAX {
-            let text = format!("the box at {} port {} gives no payload to this node: {error}", job.address, job.port);
+            let text = format!(
+                "the box at {} port {} gives no payload to this node: {error}",
+                job.address, job.port
+            );
             return Err(failure(FailureKind::Unreachable, text));
         }
         pause(Duration::from_millis(200 << fruitless), worker);
@@ -155,12 +160,14 @@ fn request(job: &Fetch, tls: &Arc<ClientConfig>, from: u64) -> io::Result<(Conne
     stream.set_read_timeout(Some(SILENCE_MAX))?;
     stream.set_write_timeout(Some(SILENCE_MAX))?;
     let name = ServerName::try_from(job.server_name.to_string()).map_err(io::Error::other)?;
-    let mut connection = StreamOwned::new(
-        ClientConnection::new(tls.clone(), name).map_err(io::Error::other)?,
-        stream,
-    );
+    let mut connection =
+        StreamOwned::new(ClientConnection::new(tls.clone(), name).map_err(io::Error::other)?, stream);
     let range = if from > 0 { format!("Range: bytes={from}-\r\n") } else { String::new() };
-    write!(connection, "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{range}\r\n", job.path, job.server_name)?;
+    write!(
+        connection,
+        "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{range}\r\n",
+        job.path, job.server_name
+    )?;
     connection.flush()?;
     let mut head = Vec::new();
     let mut chunk = [0; 4096];
@@ -172,7 +179,9 @@ fn request(job: &Fetch, tls: &Arc<ClientConfig>, from: u64) -> io::Result<(Conne
         head.extend_from_slice(chunk.get(..n).unwrap_or_default());
         let mut headers = [httparse::EMPTY_HEADER; 32];
         let mut response = httparse::Response::new(&mut headers);
-        if let httparse::Status::Complete(length) = response.parse(&head).map_err(|error| io::Error::other(error.to_string()))? {
+        if let httparse::Status::Complete(length) =
+            response.parse(&head).map_err(|error| io::Error::other(error.to_string()))?
+        {
             let wanted = if from > 0 { 206 } else { 200 };
             if response.code != Some(wanted) {
                 return Err(io::Error::other(format!("HTTP status {}", response.code.unwrap_or(0))));

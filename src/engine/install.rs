@@ -47,7 +47,13 @@ fn failed(message: String) -> Reply {
 fn program(command: &[String], payload: &str) -> Option<Command> {
     let mut words = command.iter().map(|word| word.replace("{payload}", payload));
     let mut program = Command::new(words.next()?);
-    program.args(words).env_clear().env("PATH", PATH).env("LC_ALL", "C").env("HOME", "/root").current_dir("/");
+    program
+        .args(words)
+        .env_clear()
+        .env("PATH", PATH)
+        .env("LC_ALL", "C")
+        .env("HOME", "/root")
+        .current_dir("/");
     program.stdin(Stdio::null()).process_group(0);
     Some(program)
 }
@@ -56,7 +62,9 @@ fn run(id: u32, job: &Install, payload: &Path, worker: &Worker) -> Reply {
     let Some(mut command) = program(&job.command, &payload.to_string_lossy()) else {
         return failed("the install command is empty".into());
     };
-    let Ok((reader, writer)) = std::io::pipe() else { return failed("no pipe for the installer's output".into()) };
+    let Ok((reader, writer)) = std::io::pipe() else {
+        return failed("no pipe for the installer's output".into());
+    };
     let Ok(second) = writer.try_clone() else { return failed("no pipe for the installer's output".into()) };
     command.stdout(writer).stderr(second);
     let began = Instant::now();
@@ -66,7 +74,9 @@ fn run(id: u32, job: &Install, payload: &Path, worker: &Worker) -> Reply {
     drop(command);
     let mut child = match spawned {
         Ok(child) => child,
-        Err(error) => return failed(format!("starting {}: {error}", job.command.first().map_or("", |word| word))),
+        Err(error) => {
+            return failed(format!("starting {}: {error}", job.command.first().map_or("", |word| word)));
+        }
     };
     let tail = Arc::new(Mutex::new((VecDeque::new(), Instant::now())));
     let reading = std::thread::spawn({
@@ -171,7 +181,9 @@ fn first_line(from: impl std::io::Read) -> Option<String> {
 }
 
 fn ask(command: &[String]) -> Reply {
-    let Some(mut program) = program(command, "") else { return failed("the read-back command is empty".into()) };
+    let Some(mut program) = program(command, "") else {
+        return failed("the read-back command is empty".into());
+    };
     program.stdout(Stdio::piped()).stderr(Stdio::null());
     #[expect(clippy::disallowed_methods, reason = "the component's own version query")]
     let spawned = program.spawn();

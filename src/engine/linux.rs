@@ -49,6 +49,8 @@ fn child<F: FnOnce()>(stay: impl FnOnce() -> io::Result<(Started, F)>, mut told:
         dup2_stdin(&null)?;
         dup2_stdout(&null)?;
         dup2_stderr(&null)?;
+        // Closed by its owner here: its number must not be closed again once something else bears it.
+        drop(null);
         close_inherited(told.as_raw_fd());
         stay().map(Some)
     })();

@@ -69,11 +69,16 @@ fn start() -> Result<Started, StartError> {
         return Err(StartError::Protocol(config.protocol));
     }
     let tls = tls::Tls::new(&config)?;
-    linux::detach(|| stay(&directory, config, tls)).map_err(|error| StartError::System("starting the engine", error))
+    linux::detach(|| stay(&directory, config, tls))
+        .map_err(|error| StartError::System("starting the engine", error))
 }
 
 /// The part that stays, up to the point where it listens; `run` is the rest.
-fn stay(directory: &Path, config: StartConfig, tls: tls::Tls) -> std::io::Result<(Started, impl FnOnce() + use<>)> {
+fn stay(
+    directory: &Path,
+    config: StartConfig,
+    tls: tls::Tls,
+) -> std::io::Result<(Started, impl FnOnce() + use<>)> {
     let pid = std::process::id();
     let start_time = linux::start_time()?;
     // Before anything else: this is how the box finds and stops the engine, whatever happens next.
@@ -90,7 +95,8 @@ fn read_config() -> Result<StartConfig, StartError> {
     let mut input = std::io::stdin().lock();
     let mut header = [0; HEADER_BYTES];
     input.read_exact(&mut header).map_err(|error| failed(error.into()))?;
-    let mut body = zeroize::Zeroizing::new(vec![0; frame::body_bytes(header).map_err(|error| failed(error.into()))?]);
+    let mut body =
+        zeroize::Zeroizing::new(vec![0; frame::body_bytes(header).map_err(|error| failed(error.into()))?]);
     input.read_exact(&mut body).map_err(|error| failed(error.into()))?;
     frame::decode(&body).map_err(|error| failed(error.into()))
 }

@@ -87,7 +87,10 @@ struct Engine {
 
 /// Serves until the box says stop, a signal says so, or the lease ends.
 pub fn serve(listener: &TcpListener, port: u16, directory: PathBuf, config: StartConfig, tls: Tls) {
-    let Ok((woken, wake)) = nix::unistd::pipe2(nix::fcntl::OFlag::O_NONBLOCK | nix::fcntl::OFlag::O_CLOEXEC) else { return };
+    let Ok((woken, wake)) = nix::unistd::pipe2(nix::fcntl::OFlag::O_NONBLOCK | nix::fcntl::OFlag::O_CLOEXEC)
+    else {
+        return;
+    };
     let (sender, done) = mpsc::channel();
     let worker = Worker { sender, wake: Arc::new(wake), cancelled: Arc::default() };
     let Ok(signals) = lease::signals() else { return };

@@ -45,7 +45,8 @@ impl Tls {
         roots.add(CertificateDer::from_pem_slice(config.ca_pem.as_bytes())?)?;
         let roots = Arc::new(roots);
         let versions = &[&rustls::version::TLS13];
-        let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone()).build()?;
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone()).build()?;
         let server = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(versions)?
             .with_client_cert_verifier(verifier)

@@ -54,7 +54,8 @@ impl Baseline {
     /// [`BaselineError`].
     pub fn parse(text: &str, name: &str) -> Result<Self, BaselineError> {
         let mut baseline: Self = toml::from_str(text).map_err(|error| {
-            let line = error.span().map_or(1, |span| text.get(..span.start).unwrap_or("").matches('\n').count() + 1);
+            let line =
+                error.span().map_or(1, |span| text.get(..span.start).unwrap_or("").matches('\n').count() + 1);
             BaselineError { place: format!("{name}:{line}"), why: error.message().to_owned() }
         })?;
         baseline.check().map_err(|why| BaselineError { place: name.to_owned(), why })?;
@@ -97,8 +98,12 @@ impl Baseline {
             let placed = |id: &ComponentId| sorted.iter().any(|other| other.id == *id);
             let next = self.components.iter().position(|component| component.requires.iter().all(placed));
             let Some(next) = next else {
-                let stuck: Vec<_> = self.components.iter().map(|component| component.id.to_string()).collect();
-                return Err(format!("requirements of {} cannot be met: unknown or circular", stuck.join(", ")));
+                let stuck: Vec<_> =
+                    self.components.iter().map(|component| component.id.to_string()).collect();
+                return Err(format!(
+                    "requirements of {} cannot be met: unknown or circular",
+                    stuck.join(", ")
+                ));
             };
             let component = self.components.remove(next);
             sorted.push(component);
@@ -121,7 +126,11 @@ mod tests {
                 0
             )
         };
-        format!("id = \"b\"\nversion = \"1\"\ntitle = \"t\"\n{}{}", component("one", extra), component("two", second))
+        format!(
+            "id = \"b\"\nversion = \"1\"\ntitle = \"t\"\n{}{}",
+            component("one", extra),
+            component("two", second)
+        )
     }
 
     #[test]

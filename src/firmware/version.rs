@@ -50,7 +50,9 @@ mod tests {
 
     #[test]
     fn numbers_count_as_numbers() {
-        for (less, more) in [("1.9", "1.10"), ("1.9", "1.9.1"), ("1.9-rc1", "1.10"), ("U30", "U32"), ("2.0a", "2.0b")] {
+        for (less, more) in
+            [("1.9", "1.10"), ("1.9", "1.9.1"), ("1.9-rc1", "1.10"), ("U30", "U32"), ("2.0a", "2.0b")]
+        {
             assert_eq!(compare(less, more), Ordering::Less, "{less} {more}");
         }
         assert_eq!(compare("2.0", "02.00"), Ordering::Equal);

@@ -185,7 +185,9 @@ impl Hinted for FleetError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Read { .. } => "give the path of a readable fleet file".into(),
-            Self::Syntax { .. } | Self::Invalid { .. } => "correct it and start again; no node was touched".into(),
+            Self::Syntax { .. } | Self::Invalid { .. } => {
+                "correct it and start again; no node was touched".into()
+            }
         })
     }
 }
@@ -199,8 +201,12 @@ impl Fleet {
         let text = std::fs::read_to_string(path)
             .map_err(|source| FleetError::Read { path: path.to_owned(), source })?;
         let mut fleet: Self = toml::from_str(&text).map_err(|error| {
-            let line = error.span().map_or(1, |span| text.get(..span.start).unwrap_or("").matches('\n').count() + 1);
-            FleetError::Syntax { place: format!("{}:{line}", path.display()), why: error.message().to_owned() }
+            let line =
+                error.span().map_or(1, |span| text.get(..span.start).unwrap_or("").matches('\n').count() + 1);
+            FleetError::Syntax {
+                place: format!("{}:{line}", path.display()),
+                why: error.message().to_owned(),
+            }
         })?;
         let base = path.parent().unwrap_or(Path::new("."));
         if fleet.baseline.contains('/') {
@@ -210,7 +216,10 @@ impl Fleet {
             if node.password.is_some() {
                 return Err(FleetError::Invalid {
                     place: path.display().to_string(),
-                    why: format!("node {}: a password may not stand in the fleet file; name a password_file", node.address),
+                    why: format!(
+                        "node {}: a password may not stand in the fleet file; name a password_file",
+                        node.address
+                    ),
                 });
             }
             for file in [&mut node.password_file, &mut node.key_file, &mut node.privilege_password_file] {
@@ -233,7 +242,8 @@ impl Fleet {
             node.password_file.is_some() || node.key_file.is_some() || node.privilege_password_file.is_some()
         };
         if let Some(node) = fleet.nodes.iter().find(files) {
-            let why = format!("node {}: a request cannot name files of the box; send the password", node.address);
+            let why =
+                format!("node {}: a request cannot name files of the box; send the password", node.address);
             return Err(FleetError::Invalid { place, why });
         }
         if fleet.baseline.contains('/') {
@@ -278,7 +288,8 @@ impl Node {
     /// Why the address cannot be one, if so.
     pub fn address_fault(&self) -> Option<String> {
         let host = self.host();
-        let (literal, zone) = host.split_once('%').map_or((host, None), |(literal, zone)| (literal, Some(zone)));
+        let (literal, zone) =
+            host.split_once('%').map_or((host, None), |(literal, zone)| (literal, Some(zone)));
         let looks_literal = literal.contains(':') || literal.chars().all(|c| c.is_ascii_digit() || c == '.');
         if looks_literal {
             return match (literal.parse::<IpAddr>(), zone) {
@@ -312,10 +323,13 @@ mod tests {
 
     #[test]
     fn addresses_in_every_notation_are_taken_and_others_refused() {
-        for good in ["fd00:ca::11", "[fd00:ca::11]", "FD00:CA:0:0:0:0:0:11", "fe80::1%eth0", "10.0.0.1", "node-1.lab"] {
+        for good in
+            ["fd00:ca::11", "[fd00:ca::11]", "FD00:CA:0:0:0:0:0:11", "fe80::1%eth0", "10.0.0.1", "node-1.lab"]
+        {
             assert_eq!(node(good).address_fault(), None, "{good}");
         }
-        for bad in ["fd00:ca::zz", "fe80::1", "10.0.0.256", "", "a b", "10.0.0.1%eth0", "fd00::1%", "-x.lab"] {
+        for bad in ["fd00:ca::zz", "fe80::1", "10.0.0.256", "", "a b", "10.0.0.1%eth0", "fd00::1%", "-x.lab"]
+        {
             assert!(node(bad).address_fault().is_some(), "{bad}");
         }
     }

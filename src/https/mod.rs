@@ -163,7 +163,9 @@ async fn connection(
     let handshake = async {
         let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
         let site = registry.find(start.client_hello().server_name());
-        let Some((tls, app)) = site else { return Err(io::Error::other("nothing is served under this name")) };
+        let Some((tls, app)) = site else {
+            return Err(io::Error::other("nothing is served under this name"));
+        };
         Ok((start.into_stream(tls).await?, app))
     };
     let (stream, app) = tokio::time::timeout(HANDSHAKE_MAX, handshake).await??;

@@ -151,7 +151,9 @@ pub enum AccessError {
 impl Hinted for AccessError {
     fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::NameNotFound { .. } | Self::NoAddress { .. } => "check the name, or write the node's address",
+            Self::NameNotFound { .. } | Self::NoAddress { .. } => {
+                "check the name, or write the node's address"
+            }
             Self::NoZone { .. } => "name the box's own interface after %",
             Self::Refused { .. } => "start the node's SSH server, or correct the port",
             Self::TimedOut { .. } | Self::Unreachable { .. } => {

@@ -37,7 +37,12 @@ impl Session {
             .map_err(|_| AccessError::ScriptTimedOut { what, seconds })?
     }
 
-    async fn run_unbounded(&mut self, what: &'static str, body: &str, input: &[u8]) -> Result<Output, AccessError> {
+    async fn run_unbounded(
+        &mut self,
+        what: &'static str,
+        body: &str,
+        input: &[u8],
+    ) -> Result<Output, AccessError> {
         let lost = |source| AccessError::Lost { source };
         let prompt = format!("carena-{}:", uuid::Uuid::now_v7().simple());
         let shell = script::shell(body);
@@ -110,7 +115,10 @@ fn keep(kept: &mut Vec<u8>, data: &[u8]) {
     kept.extend(data.iter().take(room));
 }
 
-async fn give_up<T>(channel: &russh::Channel<russh::client::Msg>, error: AccessError) -> Result<T, AccessError> {
+async fn give_up<T>(
+    channel: &russh::Channel<russh::client::Msg>,
+    error: AccessError,
+) -> Result<T, AccessError> {
     // Closing ends sudo's reading; whether the node hears it changes nothing.
     let _ = channel.close().await;
     Err(error)

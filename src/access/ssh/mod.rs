@@ -116,7 +116,10 @@ macro_rules! reject_channels {
 impl client::Handler for Guard {
     type Error = russh::Error;
 
-    async fn check_server_key(&mut self, key: &russh::keys::PublicKeyOrCertificate) -> Result<bool, russh::Error> {
+    async fn check_server_key(
+        &mut self,
+        key: &russh::keys::PublicKeyOrCertificate,
+    ) -> Result<bool, russh::Error> {
         let found = key.public_key().fingerprint(HashAlg::Sha256).to_string();
         let accepted = self.pinned.as_ref().is_none_or(|pinned| *pinned == found);
         *self.found.lock().unwrap_or_else(PoisonError::into_inner) = found;
@@ -205,7 +208,11 @@ impl Session {
         Err(last)
     }
 
-    async fn login(target: &Target, stream: tokio::net::TcpStream, peer: SocketAddr) -> Result<Self, AccessError> {
+    async fn login(
+        target: &Target,
+        stream: tokio::net::TcpStream,
+        peer: SocketAddr,
+    ) -> Result<Self, AccessError> {
         let lost = |source| AccessError::Lost { source };
         let local = stream.local_addr().map_err(|source| lost(source.into()))?;
         stream.set_nodelay(true).map_err(|source| lost(source.into()))?;

@@ -75,7 +75,8 @@ impl Session {
         if self.sudo.is_none() && !said.lines().any(|line| line == "uid 0") {
             return Err(AccessError::NotRoot { user: self.user.clone() });
         }
-        ground(&said).ok_or_else(|| AccessError::Answer { what: "look", seen: said.chars().take(200).collect() })
+        ground(&said)
+            .ok_or_else(|| AccessError::Answer { what: "look", seen: said.chars().take(200).collect() })
     }
 
     /// Copies the engine into the directory that `armed` takes back.
@@ -112,7 +113,8 @@ impl Session {
     ) -> Result<Started, AccessError> {
         let what = "starting the engine";
         let answer = |seen: String| AccessError::Answer { what, seen };
-        let input = zeroize::Zeroizing::new(frame::encode(config).map_err(|error| answer(error.to_string()))?);
+        let input =
+            zeroize::Zeroizing::new(frame::encode(config).map_err(|error| answer(error.to_string()))?);
         let said = self.run(what, &script::start(&armed.undo().directory), &input, SHORT).await?.stdout;
         serde_json::from_str(said.trim()).map_err(|_| answer(said.chars().take(200).collect()))
     }
@@ -154,16 +156,19 @@ fn undone(line: &str) -> Option<(EntryId, Result<Undone, String>)> {
 
 fn ground(said: &str) -> Option<Ground> {
     let value = |key: &str| said.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
-    let all = |key: &'static str| said.lines().filter_map(move |line| line.strip_prefix(key)?.strip_prefix(' '));
+    let all =
+        |key: &'static str| said.lines().filter_map(move |line| line.strip_prefix(key)?.strip_prefix(' '));
     let box_address_text = value("connection")?.split(' ').next()?.to_owned();
     let box_address: IpAddr = box_address_text.split('%').next()?.parse().ok()?;
-    let mounts: Vec<(&str, bool)> = all("exec")
-        .map(|mount| (mount, true))
-        .chain(all("noexec").map(|mount| (mount, false)))
-        .collect();
+    let mounts: Vec<(&str, bool)> =
+        all("exec").map(|mount| (mount, true)).chain(all("noexec").map(|mount| (mount, false))).collect();
     let runs_programs = |path: &str| {
         let inside = |mount: &str| mount == "/" || path == mount || path.starts_with(&format!("{mount}/"));
-        mounts.iter().filter(|(mount, _)| inside(mount)).max_by_key(|(mount, _)| mount.len()).is_none_or(|(_, exec)| *exec)
+        mounts
+            .iter()
+            .filter(|(mount, _)| inside(mount))
+            .max_by_key(|(mount, _)| mount.len())
+            .is_none_or(|(_, exec)| *exec)
     };
     let place = |line: &str| {
         // "PATH DEVICE BLOCKS USED AVAILABLE CAPACITY MOUNT", kilobytes, as `df -Pk` prints it.

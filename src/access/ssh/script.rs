@@ -49,9 +49,9 @@ pub fn start(directory: &str) -> String {
 /// Adds a rule in front of all others.
 pub fn open(rule: &FirewallRule) -> String {
     let arguments = rule.rule.arguments();
-    let (chain, matches) = arguments.split_first().map_or((String::new(), String::new()), |(chain, rest)| {
-        (chain.clone(), rest.join(" "))
-    });
+    let (chain, matches) = arguments
+        .split_first()
+        .map_or((String::new(), String::new()), |(chain, rest)| (chain.clone(), rest.join(" ")));
     format!("echo carena-ready\n{} -w 5 -I {chain} 1 {matches}", rule.rule.tool.program())
 }
 

@@ -87,7 +87,9 @@ pub fn disks(root: &Path, unknown: &mut Vec<Unknown>) -> Vec<Disk> {
             model: attribute(&device.join("model")),
             serial: attribute(&device.join("serial")).or_else(|| unit_serial(&device)),
             firmware_version: attribute(&device.join(if nvme { "firmware_rev" } else { "rev" })),
-            bytes: attribute(&path.join("size")).and_then(|sectors| sectors.parse::<u64>().ok()).map(|n| n * 512),
+            bytes: attribute(&path.join("size"))
+                .and_then(|sectors| sectors.parse::<u64>().ok())
+                .map(|n| n * 512),
             name,
         };
         if disk.firmware_version.is_none() {

@@ -27,7 +27,8 @@ fn read_at(root: &Path) -> Inventory {
 /// A sysfs attribute without white space at its ends; none when empty or absent.
 fn attribute(path: &Path) -> Option<String> {
     let text = std::fs::read(path).ok()?;
-    let text = String::from_utf8_lossy(&text).trim_matches(|c: char| c.is_whitespace() || c == '\0').to_owned();
+    let text =
+        String::from_utf8_lossy(&text).trim_matches(|c: char| c.is_whitespace() || c == '\0').to_owned();
     (!text.is_empty()).then_some(text)
 }
 
@@ -39,7 +40,8 @@ fn os(root: &Path) -> Os {
         let line = release.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
         line.map(|value| value.trim_matches(['"', '\'']).to_owned()).unwrap_or_default()
     };
-    let mut os = Os { id: value("ID"), version: value("VERSION_ID"), name: value("PRETTY_NAME"), ..Os::default() };
+    let mut os =
+        Os { id: value("ID"), version: value("VERSION_ID"), name: value("PRETTY_NAME"), ..Os::default() };
     if let Ok(system) = nix::sys::utsname::uname() {
         os.kernel = system.release().to_string_lossy().into_owned();
         os.arch = system.machine().to_string_lossy().into_owned();
