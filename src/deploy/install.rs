@@ -201,14 +201,14 @@ async fn send(
     component: &Component,
 ) -> Result<(), CycleError> {
     let short = |text: &str| heapless::String::try_from(text).map_err(|_| CycleError::Protocol);
-    let fetch = Request::Fetch(Fetch {
+    let fetch = Request::Fetch(Box::new(Fetch {
         sha256: component.sha256,
         size: component.size,
         address: ground.box_address_text.clone(),
         port: cycle.run.https_port,
         server_name: short(&authority.box_name)?,
         path: short(&format!("/payload/{}", component.sha256))?,
-    });
+    }));
     match with_notices(cycle, engine, component, Step::Send, fetch, Interrupt::OnCancel).await? {
         Reply::Fetched { .. } => Ok(()),
         _ => Err(CycleError::Protocol),

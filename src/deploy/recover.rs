@@ -16,6 +16,9 @@ use super::store::{Outstanding, Store, StoreError};
 /// Nodes swept at once.
 const PARALLEL: usize = 32;
 
+/// All traces of one deployment on one node.
+type Group = (DeploymentId, Node, Vec<(EntryId, Undo)>);
+
 /// What became of one trace.
 #[derive(Debug, Clone, Serialize)]
 pub struct Swept {
@@ -35,9 +38,9 @@ pub struct Swept {
 /// # Errors
 /// [`StoreError`] when the journal cannot be read; a node's failure is in its [`Swept`].
 pub async fn sweep(store: &Store, knows: impl Fn(&Node) -> Option<Node>) -> Result<Vec<Swept>, StoreError> {
-    let mut groups: Vec<(DeploymentId, Node, Vec<(EntryId, Undo)>)> = Vec::new();
+    let mut groups: Vec<Group> = Vec::new();
     for Outstanding { entry, deployment, node, undo } in store.outstanding().await? {
-        let same = |(other, at, _): &&mut (DeploymentId, Node, Vec<_>)| {
+        let same = |(other, at, _): &&mut Group| {
             *other == deployment && at.host() == node.host() && at.port == node.port
         };
         match groups.iter_mut().find(same) {

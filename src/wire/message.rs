@@ -73,7 +73,7 @@ pub enum Request {
     /// The version of a component as the node has it now.
     ReadBack(ReadBack),
     /// Fetch a payload into the engine's directory and verify it.
-    Fetch(Fetch),
+    Fetch(Box<Fetch>),
     /// Install a fetched payload.
     Install(Install),
     /// No new work is taken from now on; what is being installed finishes. Answered when idle.

@@ -13,7 +13,9 @@ pub struct Lab {
 
 impl Lab {
     pub fn up(nodes: usize) -> Self {
-        let dir = std::env::temp_dir().join(format!("carena-lab-{}-{nodes}", std::process::id()));
+        static LABS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = LABS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("carena-lab-{}-{number}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         let child = Command::new(SCRIPT)
             .args(["up", "--nodes", &nodes.to_string(), "--dir"])
@@ -34,6 +36,53 @@ impl Lab {
     pub fn node_address(&self, k: usize) -> String {
         format!("fd00:ca::{:x}", 0x10 + k)
     }
+    /// Runs a shell command on a node; returns its standard output.
+    pub fn on_node(&self, k: usize, command: &str) -> String {
+        let mut node = Command::new(SCRIPT);
+        let output = node
+            .arg("exec")
+            .arg(&self.dir)
+            .args([&format!("node{k}"), "--", "sh", "-c", command])
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Everything a deployment could leave: rules without counters, files in places one writes to, processes. What
+    /// sshd and PAM write for any login is not listed.
+    pub fn snapshot(&self, k: usize) -> String {
+        self.on_node(
+            k,
+            "for tool in ip6tables-save iptables-save; do $tool | sed -e s/\\[[0-9:]*\\]// -e /^#/d; done
+            find /etc /var /root /home /opt /srv /boot /usr/local -xdev -newer /run/sshd.pid -type f -print | sort
+            find /run /tmp /var/tmp /root /etc /var/lib /dev/shm -xdev | grep -v -e ^/run/motd -e ^/run/sudo -e ^/run/utmp | sort
+            ps -e -o comm= | grep -v -e ^sshd -e ^ps$ -e ^sh$ -e ^find$ -e ^sort$ -e ^grep$ | sort",
+        )
+    }
+
+    /// A fleet file: nodes with odd numbers by password and sudo, even ones as root by key.
+    pub fn fleet(&self, nodes: &[usize], baseline: &str, options: &str) -> PathBuf {
+        let mut text = format!("baseline = {baseline:?}\n[options]\n{options}\n");
+        for k in nodes {
+            let login = if k % 2 == 1 {
+                "user = \"operator\"\npassword_file = \"op.secret\"\nprivilege = \"sudo\""
+            } else {
+                "user = \"root\"\nkey_file = \"id_ed25519\""
+            };
+            text.push_str(&format!("[[node]]\naddress = \"{}\"\n{login}\n", self.node_address(*k)));
+        }
+        let path = self.dir.join("fleet.toml");
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// The command line, in the hub, with a state directory of the lab's.
+    pub fn carena(&self, arguments: &[&str]) -> Command {
+        let mut command = self.hub_command(env!("CARGO_BIN_EXE_carena"));
+        command.args(arguments).arg("--state").arg(self.dir.join("state"));
+        command
+    }
+
     pub fn hub_command(&self, program: &str) -> Command {
         let mut command = Command::new(SCRIPT);
         command.arg("exec").arg(&self.dir).args(["hub", "--", program]);
@@ -43,7 +92,9 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        // Asked to end, the lab ends its namespaces; they end with it in any case.
+        let pid = nix::unistd::Pid::from_raw(self.child.id().cast_signed());
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
         let _ = self.child.wait();
         let _ = std::fs::remove_dir_all(&self.dir);
     }
