@@ -270,7 +270,8 @@ impl Fleet {
         }
         let mut seen = std::collections::HashSet::new();
         for node in &self.nodes {
-            if !seen.insert((node.host().to_owned(), node.port)) {
+            // Events and results are told by address, so an address stands for one node.
+            if !seen.insert(node.host().to_owned()) {
                 return invalid(format!("node {} is named twice", node.address));
             }
         }
