@@ -1,2 +1,7 @@
 //! The one binary: its role follows from its process id and its first argument.
-fn main() {}
+
+fn main() {
+    if std::process::id() == 1 {
+        carena::init::run();
+    }
+}
