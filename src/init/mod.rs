@@ -24,7 +24,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use modules::Modules;
+use modules::{Modules, Stage};
 use power::Buttons;
 use shutdown::Exit;
 use supervise::Supervisor;
@@ -156,7 +156,7 @@ fn coldplug(machine: &mut Machine) -> Result<(), InitError> {
     for name in ["button", "evdev"] {
         machine.modules.load(name);
     }
-    machine.modules.load_for_present_devices();
+    machine.modules.load_for_present_devices(Stage::WithoutDisks);
     turn::drain_uevents(machine);
     Ok(())
 }

@@ -23,6 +23,20 @@ pub struct Modules {
     tried: HashSet<String>,
 }
 
+/// Probing disks takes longer than all the rest, and the box is reachable without them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Before `serve`: everything but disk controllers.
+    WithoutDisks,
+    /// Once `serve` is reachable.
+    Everything,
+}
+
+/// PCI base class 01, mass storage.
+fn is_disk_controller(modalias: &str) -> bool {
+    modalias.starts_with("pci:") && modalias.contains("bc01")
+}
+
 impl Modules {
     /// Reads the index of the running kernel.
     pub fn read() -> Result<Self, InitError> {
@@ -36,11 +50,13 @@ impl Modules {
         Ok(Self { root, files, aliases, tried: HashSet::new() })
     }
 
-    /// Loads what the devices that are there now ask for.
-    pub fn load_for_present_devices(&mut self) {
+    /// Loads what the devices that are there now ask for, as far as the stage goes.
+    pub fn load_for_present_devices(&mut self, stage: Stage) {
         for bus in names_in(Path::new("/sys/bus")) {
             for device in names_in(&bus.join("devices")) {
-                if let Ok(modalias) = fs::read_to_string(device.join("modalias")) {
+                if let Ok(modalias) = fs::read_to_string(device.join("modalias"))
+                    && (stage == Stage::Everything || !is_disk_controller(&modalias))
+                {
                     self.load_for(modalias.trim_end());
                 }
             }

@@ -16,6 +16,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use super::modules::Stage;
 use super::report::{REPORT_BYTES_MAX, Ready, Report};
 use super::shutdown::Exit;
 use super::{Machine, screen, supervise};
@@ -126,7 +127,10 @@ fn listen(machine: &mut Machine, heard: &mut Heard) {
     }
     while let Some(line) = take_line(&mut heard.report) {
         match Report::parse(&line) {
-            Ok(Report::Ready(ready)) => tell_ready(&ready, heard),
+            Ok(Report::Ready(ready)) => {
+                tell_ready(&ready, heard);
+                machine.modules.load_for_present_devices(Stage::Everything);
+            }
             // The message may hold the token: only that it came is told.
             Err(_) => screen::say("serve sent a report that cannot be read"),
         }
