@@ -1,1 +1,2 @@
+mod boot;
 fn main() {}
