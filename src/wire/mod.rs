@@ -1,8 +1,7 @@
 //! What engine and box say to each other: identifiers, frames, messages, the firewall rule's spelling.
 //!
 //! Both sides compile this part, so it must stay free of anything only one of them has. It is append-only:
-//! fields and variants are added, never changed or removed; `tests/suite/wire.rs` holds frozen bytes of every
-//! version. Everything that arrives is bounded at decoding.
+//! fields and variants are added, never changed or removed. Everything that arrives is bounded at decoding.
 
 pub mod firewall;
 pub mod frame;
