@@ -10,7 +10,7 @@ use crate::fleet::Fleet;
 use crate::wire::id::DeploymentId;
 
 use super::Common;
-use super::progress::{Progress, complain, say};
+use super::progress::{Progress, complain, say, signalled};
 use super::setup::{Ended, deployments};
 
 /// Brings the fleet to its baseline.
@@ -120,14 +120,4 @@ async fn run(common: &Common, intent: Intent) -> Result<(Deployments, Deployment
     }
     progress.finish();
     Ok((deployments, id))
-}
-
-/// Ctrl-C or a polite request to end.
-async fn signalled() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
-    }
 }

@@ -14,6 +14,10 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::firmware::outcome::Exit;
+use crate::paths::HTTPS_PORT;
+
+pub use progress::{complain, signalled};
+pub use setup::{Ended, state};
 
 /// Firmware deployment for isolated networks: reaches every node, updates it, and leaves it as it was found.
 #[derive(Parser)]
@@ -35,6 +39,8 @@ enum Verb {
     Inventory(Common),
     /// Take back what dead runs left on nodes
     Sweep(Sweep),
+    /// Serve the web console and the API until told to end
+    Serve(Serve),
 }
 
 const DEPLOY_HELP: &str = "Example fleet file:
@@ -83,8 +89,25 @@ struct Sweep {
     state: Option<PathBuf>,
 }
 
-/// Runs the command line of this process.
-pub fn main() -> ExitCode {
+/// What `carena serve` is told.
+#[derive(Args)]
+pub struct Serve {
+    /// Directory of the store: journal, certificate, results
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Port of the console, the API and the engines
+    #[arg(long, default_value_t = HTTPS_PORT)]
+    pub port: u16,
+    /// Started by init of the appliance: the network is ours too
+    #[arg(long, hide = true, requires = "init_fd")]
+    pub appliance: bool,
+    /// The socket to init
+    #[arg(long, hide = true)]
+    pub init_fd: Option<i32>,
+}
+
+/// Runs the command line of this process; `serve` is composed above it.
+pub fn main<F: Future<Output = Result<Exit, Ended>>>(serve: impl FnOnce(Serve) -> F) -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -98,7 +121,7 @@ pub fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            progress::complain(&format!("carena: starting: {error}"));
+            complain(&format!("carena: starting: {error}"));
             return ExitCode::from(Exit::Other as u8);
         }
     };
@@ -107,6 +130,7 @@ pub fn main() -> ExitCode {
             Verb::Deploy(deploy) => deploy::deploy(&deploy.common, deploy.dry_run).await,
             Verb::Inventory(common) => deploy::inventory(&common).await,
             Verb::Sweep(sweep) => sweep::sweep(sweep.fleet.as_deref(), sweep.state, sweep.json).await,
+            Verb::Serve(told) => serve(told).await,
         }
     });
     // Blocking reads of a terminal must not hold the end up.
@@ -114,7 +138,7 @@ pub fn main() -> ExitCode {
     match ended {
         Ok(exit) => ExitCode::from(exit as u8),
         Err(ended) => {
-            progress::complain(&format!("carena: {}", ended.message));
+            complain(&format!("carena: {}", ended.message));
             ExitCode::from(ended.exit as u8)
         }
     }

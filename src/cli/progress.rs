@@ -1,6 +1,6 @@
 //! What a person sees: a bar per node while it runs, a table at the end; or one JSON object a line.
 //!
-//! The only place of the command line that writes to the terminal. A closed pipe is not an error.
+//! The only place of the command line that writes to the terminal, and hears from it. A closed pipe is not an error.
 
 use std::collections::HashMap;
 use std::io::{IsTerminal as _, Write as _};
@@ -201,4 +201,14 @@ fn ask(prompt: &str) -> Option<Secret> {
     complain("");
     read.ok()?;
     Some(Secret::new(line.trim_end_matches(['\r', '\n']).to_owned()))
+}
+
+/// Returns at Ctrl-C or a polite request to end.
+pub async fn signalled() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
 }

@@ -2,7 +2,10 @@
 //!
 //! A deployment adds a name per node, whose certificate and client verifier belong to that node alone, and takes it
 //! away when done; the console is the default. TLS 1.3 only. Everything is bounded: connections, handshakes,
-//! headers. It must never answer a name nobody added, unless there is a default.
+//! headers. It must never answer a name nobody added, unless there is a default. [`identity`] is the box's own
+//! certificate, which the console is served with.
+
+pub mod identity;
 
 use std::collections::HashMap;
 use std::io;

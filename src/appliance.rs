@@ -1,0 +1,142 @@
+//! The composition root of `serve`: network, store, recovery, HTTPS, console, in this order.
+//!
+//! On the appliance init starts it and hands a socket over, on which it is told where the console is; the network is
+//! then ours too. On any other host it is the same service over the host's network. Recovery of dead runs comes before
+//! `/healthz` answers. It must never write the token anywhere but to the console it was started from.
+
+use std::net::IpAddr;
+use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use crate::cache::Cache;
+use crate::cli::{Ended, Serve, complain, signalled, state};
+use crate::console::{self, Token};
+use crate::deploy::Deployments;
+use crate::deploy::store::Store;
+use crate::error::explain;
+use crate::firmware::outcome::Exit;
+use crate::https::identity::Identity;
+use crate::https::{Listener, Registry};
+use crate::init::report::{Ready, Report};
+use crate::net;
+
+/// Serves until told to end; then cancels what runs and waits until every node is as it was found.
+///
+/// # Errors
+/// [`Ended`], with what a person should know.
+pub async fn serve(told: Serve) -> Result<Exit, Ended> {
+    let other = |message: String| Ended { exit: Exit::Other, message };
+    let init = told.init_fd.filter(|_| told.appliance).map(init_socket).transpose();
+    let init = init.map_err(|error| other(format!("the socket to init: {error}")))?;
+    if init.is_some() {
+        bring_network_up().await;
+    }
+    let directory = state(told.state);
+    let store = Store::open(&directory).map_err(|error| Ended::with(Exit::Other, &error))?;
+    let identity = Identity::open(&directory).map_err(|error| Ended::with(Exit::Other, &error))?;
+    let token = Token::generate().map_err(|error| other(error.to_string()))?;
+    let listener = Listener::bind(told.port, 1)
+        .map_err(|error| other(format!("port {} cannot be bound: {error}", told.port)))?;
+    let port = listener.port();
+    let registry = Registry::new();
+    let deployments = Deployments::new(store, Cache::embedded(), registry.clone(), port);
+    match deployments.recover(None).await {
+        Ok(swept) => {
+            for trace in swept.iter().filter(|trace| trace.outstanding.is_some()) {
+                tracing::warn!(node = trace.node, deployment = %trace.deployment, "still there: {}", trace.trace);
+            }
+        }
+        Err(error) => tracing::error!("recovery: {}", explain(&error)),
+    }
+    registry.set_default(identity.server.clone(), console::router(deployments.clone(), token.clone()));
+    let (shutdown, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = tokio::spawn(listener.serve(registry, async {
+        let _ = stopped.await;
+    }));
+    let ready = move |addresses: &[net::Address]| Ready {
+        urls: addresses.iter().map(|address| url(address, port)).collect(),
+        fingerprint: identity.fingerprint.clone(),
+        token: token.reveal().to_owned(),
+    };
+    let telling = tokio::spawn(tell_addresses(init, ready));
+    signalled().await;
+    deployments.shut_down().await;
+    telling.abort();
+    let _ = shutdown.send(());
+    let _ = serving.await;
+    Ok(Exit::Done)
+}
+
+/// The descriptor that init left open for this process.
+fn init_socket(fd: i32) -> std::io::Result<UnixStream> {
+    // SAFETY: init opened it for us and named its number; nothing else in this process uses it.
+    let socket = UnixStream::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    nix::fcntl::fcntl(&socket, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
+    Ok(socket)
+}
+
+/// A network that is wrong is told and lived with: the console may still be reachable over what there is.
+async fn bring_network_up() {
+    let settings = net::Settings::from_kernel().unwrap_or_else(|error| {
+        tracing::error!("{}", explain(&error));
+        net::Settings::default()
+    });
+    if let Err(error) = net::bring_up(&settings).await {
+        tracing::error!("{}", explain(&error));
+    }
+}
+
+/// Tells where the console is, now and whenever that changes: init on the appliance, else the terminal, once.
+async fn tell_addresses(init: Option<UnixStream>, ready: impl Fn(&[net::Address]) -> Ready) {
+    let mut last = None::<Ready>;
+    let mut tell = |addresses: &[net::Address]| {
+        let now = ready(addresses);
+        if last.as_ref() == Some(&now) {
+            return;
+        }
+        match &init {
+            Some(socket) => {
+                if let Err(error) = Report::Ready(now.clone()).send(socket) {
+                    tracing::error!(%error, "init does not listen");
+                }
+            }
+            None => {
+                for url in &now.urls {
+                    complain(&format!("console      {url}"));
+                }
+                complain(&format!("certificate  sha256 {}", now.fingerprint));
+                complain(&format!("token        {}", now.token));
+            }
+        }
+        last = Some(now);
+    };
+    let watch = net::watch();
+    match net::addresses().await {
+        Ok(addresses) => tell(&addresses),
+        Err(error) => {
+            tracing::error!("{}", explain(&error));
+            tell(&[]);
+        }
+    }
+    if init.is_none() {
+        return;
+    }
+    let mut watch = match watch {
+        Ok(watch) => watch,
+        Err(error) => return tracing::error!("{}", explain(&error)),
+    };
+    while let Some(changed) = watch.changed().await {
+        match changed {
+            Ok(addresses) => tell(&addresses),
+            Err(error) => tracing::error!("{}", explain(&error)),
+        }
+    }
+}
+
+fn url(address: &net::Address, port: u16) -> String {
+    match address.ip {
+        IpAddr::V4(ip) => format!("https://{ip}:{port}"),
+        IpAddr::V6(ip) if address.is_link_local() => format!("https://[{ip}%{}]:{port}", address.interface),
+        IpAddr::V6(ip) => format!("https://[{ip}]:{port}"),
+    }
+}
