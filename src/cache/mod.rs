@@ -113,7 +113,11 @@ impl Cache {
         let parse = |(id, file): (String, rust_embed::EmbeddedFile)| {
             Baseline::parse(&String::from_utf8_lossy(&file.data), &id).ok()
         };
-        self.ids().into_iter().filter_map(|id| manifest(&id).map(|file| (id, file))).filter_map(parse).collect()
+        self.ids()
+            .into_iter()
+            .filter_map(|id| manifest(&id).map(|file| (id, file)))
+            .filter_map(parse)
+            .collect()
     }
 
     /// An embedded baseline by its id, or one in a directory by its path.

@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::Serialize;
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinSet;
 
@@ -25,9 +26,13 @@ use super::events::EventLog;
 use super::recover::{self, Left, Place, Swept};
 use super::run::Run;
 use super::store::{Store, StoreError};
+use super::summary::Counts;
 
 /// Deployments kept in memory for listing; the store keeps all.
 const LISTED_MAX: usize = 1_000;
+
+/// Nodes of ended deployments kept in memory, with what was found on them: some kilobytes each.
+const LISTED_NODES_MAX: usize = 5_000;
 
 /// Why a deployment was not begun.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +74,39 @@ pub enum Intent {
     Install,
     /// Plan only: everything but sending and installing is done.
     DryRun,
+}
+
+/// A deployment in a list: all of it but its nodes, however many it has.
+#[derive(Debug, Clone, Serialize)]
+pub struct Listed {
+    /// The deployment.
+    pub deployment: DeploymentId,
+    /// RFC 3339, UTC.
+    pub started: String,
+    /// RFC 3339, UTC; none while it runs.
+    pub ended: Option<String>,
+    /// The baseline.
+    pub baseline: String,
+    /// Whether the operator has cancelled it.
+    pub cancelled: bool,
+    /// How many nodes stand where.
+    pub nodes: Counts,
+    /// The exit code; none while it runs.
+    pub exit: Option<u8>,
+}
+
+impl Listed {
+    fn of(summary: &Summary) -> Self {
+        Self {
+            deployment: summary.deployment.clone(),
+            started: summary.started.clone(),
+            ended: summary.ended.clone(),
+            baseline: summary.baseline.clone(),
+            cancelled: summary.cancelled,
+            nodes: summary.counts(),
+            exit: summary.report().exit,
+        }
+    }
 }
 
 struct Known {
@@ -159,12 +197,15 @@ impl Deployments {
             nodes: fleet.nodes.iter().map(|node| (node.address.clone(), waiting())).collect(),
         };
         let cancel = watch::Sender::new(false);
-        self.enter(&fleet, Known {
-            summary: summary.clone(),
-            cancel: cancel.clone(),
-            inventories: HashMap::new(),
-            places: fleet.nodes.iter().map(recover::place).collect(),
-        })?;
+        self.enter(
+            &fleet,
+            Known {
+                summary: summary.clone(),
+                cancel: cancel.clone(),
+                inventories: HashMap::new(),
+                places: fleet.nodes.iter().map(recover::place).collect(),
+            },
+        )?;
         if let Err(error) = self.0.store.save(&summary).await {
             self.known().remove(&deployment);
             return Err(error.into());
@@ -199,11 +240,15 @@ impl Deployments {
                 return Err(StartError::Busy { node: node.address.clone(), deployment: id.clone() });
             }
         }
-        if all.len() >= LISTED_MAX {
-            let oldest = all.iter().filter(|(_, known)| !known.lives()).map(|(id, _)| id).min();
-            if let Some(oldest) = oldest.cloned() {
-                all.remove(&oldest);
-            }
+        let ended = |all: &HashMap<DeploymentId, Known>| {
+            let ended = all.iter().filter(|(_, known)| !known.lives());
+            let nodes: usize = ended.clone().map(|(_, known)| known.summary.nodes.len()).sum();
+            (nodes, ended.map(|(id, _)| id).min().cloned())
+        };
+        while let (nodes, Some(oldest)) = ended(&all)
+            && (all.len() >= LISTED_MAX || nodes > LISTED_NODES_MAX)
+        {
+            all.remove(&oldest);
         }
         all.insert(entered.summary.deployment.clone(), entered);
         Ok(())
@@ -308,8 +353,8 @@ impl Deployments {
     }
 
     /// All deployments, newest first.
-    pub fn list(&self) -> Vec<Summary> {
-        let mut list: Vec<_> = self.known().values().map(|known| known.summary.clone()).collect();
+    pub fn list(&self) -> Vec<Listed> {
+        let mut list: Vec<_> = self.known().values().map(|known| Listed::of(&known.summary)).collect();
         list.sort_by(|a, b| b.deployment.cmp(&a.deployment));
         list
     }
@@ -374,12 +419,12 @@ impl Deployments {
     /// Takes nothing new, cancels everything and waits until every node is as it was found.
     pub async fn shut_down(&self) {
         self.0.closing.store(true, Ordering::SeqCst);
-        let running: Vec<_> = self.list().into_iter().filter(|summary| summary.ended.is_none()).collect();
-        for summary in &running {
-            self.cancel(&summary.deployment);
+        let running: Vec<_> = self.list().into_iter().filter(|listed| listed.ended.is_none()).collect();
+        for listed in &running {
+            self.cancel(&listed.deployment);
         }
-        for summary in &running {
-            self.ended(&summary.deployment).await;
+        for listed in &running {
+            self.ended(&listed.deployment).await;
         }
     }
 }
