@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a failed test is a panic
 #![allow(clippy::disallowed_methods, clippy::print_stdout, missing_docs)] // tests start programs and are no API
 mod boot;
+mod browser;
 mod console;
 mod cycle;
 mod house;
