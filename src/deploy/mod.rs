@@ -9,6 +9,7 @@ pub mod cycle;
 pub mod error;
 pub mod event;
 pub mod events;
+pub mod follow;
 pub mod install;
 pub mod recover;
 pub mod run;
