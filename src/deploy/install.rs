@@ -9,7 +9,6 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use crate::access::control::{ControlError, EngineClient};
-use crate::access::ssh::Ground;
 use crate::error::chain;
 use crate::firmware::component::{Component, ExitMeaning};
 use crate::firmware::outcome::Outcome;
@@ -17,9 +16,9 @@ use crate::firmware::version;
 use crate::fleet::Mode;
 use crate::wire::message::{Failure, FailureKind, Fetch, Install, Notice, Reply, Request};
 
-use super::authority::Authority;
 use super::cycle::Cycle;
 use super::error::CycleError;
+use super::establish::Established;
 use super::event::{Bytes, ComponentSummary, State, Step};
 use super::run::Run;
 
@@ -30,13 +29,9 @@ const NOTICES_MAX: usize = 64;
 ///
 /// # Errors
 /// [`CycleError`].
-pub async fn all(
-    cycle: &mut Cycle<'_>,
-    engine: &Arc<EngineClient>,
-    ground: &Ground,
-    authority: &Authority,
-) -> Result<(), CycleError> {
+pub async fn all(cycle: &mut Cycle<'_>, established: &Established) -> Result<(), CycleError> {
     cycle.enter(Step::Plan)?;
+    let engine = &established.engine;
     let baseline = cycle.run.baseline.clone();
     let mut to_do = Vec::new();
     for component in &baseline.components {
@@ -64,7 +59,7 @@ pub async fn all(
         }
         let outcome = match unmet(component, &cycle.components) {
             Some(why) => (None, Outcome::Skipped(why)),
-            None => one(cycle, engine, ground, authority, component).await?,
+            None => one(cycle, established, component).await?,
         };
         let (to, outcome) = outcome;
         cycle.components.push(ComponentSummary { id: component.id.clone(), from, to, outcome });
@@ -120,13 +115,12 @@ async fn read_back(engine: &EngineClient, component: &Component) -> Result<Optio
 /// Send, install, verify. Returns the version read back and the outcome.
 async fn one(
     cycle: &mut Cycle<'_>,
-    engine: &Arc<EngineClient>,
-    ground: &Ground,
-    authority: &Authority,
+    established: &Established,
     component: &Component,
 ) -> Result<(Option<String>, Outcome), CycleError> {
+    let engine = &established.engine;
     cycle.enter(Step::Send)?;
-    match send(cycle, engine, ground, authority, component).await {
+    match send(cycle, established, component).await {
         Ok(()) => cycle.tell(State::Done, None),
         Err(CycleError::Control(ControlError::Engine(failure))) => return failed(cycle, &failure),
         Err(error) => return Err(error),
@@ -193,13 +187,8 @@ fn failed(cycle: &Cycle<'_>, failure: &Failure) -> Result<(Option<String>, Outco
     Ok((None, Outcome::Failed(why)))
 }
 
-async fn send(
-    cycle: &Cycle<'_>,
-    engine: &Arc<EngineClient>,
-    ground: &Ground,
-    authority: &Authority,
-    component: &Component,
-) -> Result<(), CycleError> {
+async fn send(cycle: &Cycle<'_>, established: &Established, component: &Component) -> Result<(), CycleError> {
+    let Established { engine, ground, authority, .. } = established;
     let short = |text: &str| heapless::String::try_from(text).map_err(|_| CycleError::Protocol);
     let fetch = Request::Fetch(Box::new(Fetch {
         sha256: component.sha256,

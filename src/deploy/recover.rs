@@ -10,8 +10,8 @@ use crate::access::undo::{EntryId, Undo};
 use crate::fleet::Node;
 use crate::wire::id::DeploymentId;
 
-use super::cycle::take_back;
 use super::store::{Outstanding, Store, StoreError};
+use super::unwind::take_back;
 
 /// Nodes swept at once.
 const PARALLEL: usize = 32;
