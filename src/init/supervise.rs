@@ -131,7 +131,14 @@ pub fn start() -> io::Result<Child> {
     let mut command = Command::new("/proc/self/exe");
     command
         .arg0("carena")
-        .args(["serve", "--state", crate::paths::STATE_ROOT, "--appliance", "--init-fd", &inherited.to_string()])
+        .args([
+            "serve",
+            "--state",
+            crate::paths::STATE_ROOT,
+            "--appliance",
+            "--init-fd",
+            &inherited.to_string(),
+        ])
         .env_clear()
         .current_dir("/")
         .stdin(Stdio::null())
