@@ -13,7 +13,6 @@ use crate::cache::Cache;
 use crate::cli::{Ended, Serve, complain, signalled, state};
 use crate::console::{self, Token};
 use crate::deploy::Deployments;
-use crate::deploy::event::{NodeResult, NodeSummary};
 use crate::deploy::store::Store;
 use crate::error::explain;
 use crate::firmware::outcome::Exit;
@@ -100,16 +99,10 @@ async fn tell_stopping(init: Option<UnixStream>, deployments: &Deployments) {
     let mut last = 0;
     loop {
         tokio::time::sleep(STOPPING_LOOK).await;
-        let waits = |(_, node): &&(String, NodeSummary)| node.result == NodeResult::Running;
-        let list = deployments.list();
-        let nodes: Vec<&String> = list
-            .iter()
-            .filter(|summary| summary.ended.is_none())
-            .flat_map(|summary| summary.nodes.iter().filter(waits).map(|(address, _)| address))
-            .collect();
+        let nodes = deployments.nodes_under_way();
         if nodes.len() != last {
             last = nodes.len();
-            let first = nodes.iter().take(STOPPING_NAMES_MAX).map(|&address| address.clone()).collect();
+            let first = nodes.iter().take(STOPPING_NAMES_MAX).cloned().collect();
             let _ = Report::Stopping(Stopping { nodes: nodes.len(), first }).send(&init);
         }
     }

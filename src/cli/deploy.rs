@@ -21,16 +21,7 @@ pub async fn deploy(common: &Common, dry_run: bool) -> Result<Exit, Ended> {
         return Err(Ended { exit: Exit::Other, message: "BUG: the deployment is not known".into() });
     };
     if common.json {
-        let nodes: serde_json::Map<_, _> = summary
-            .nodes
-            .iter()
-            .filter_map(|(address, node)| Some((address.clone(), serde_json::to_value(node).ok()?)))
-            .collect();
-        say(&serde_json::json!({
-            "summary": {"deployment": summary.deployment, "baseline": summary.baseline, "nodes": nodes},
-            "exit": exit as u8,
-        })
-        .to_string());
+        say(&serde_json::to_string(&summary.report()).unwrap_or_default());
     } else {
         super::progress::table(&summary);
     }

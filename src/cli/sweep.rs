@@ -14,12 +14,13 @@ use super::setup::{Ended, state};
 pub async fn sweep(fleet: Option<&Path>, given: Option<PathBuf>, json: bool) -> Result<Exit, Ended> {
     let fleet = fleet.map(Fleet::read).transpose().map_err(|error| Ended::with(Exit::BadInput, &error))?;
     let store = Store::open(&state(given)).map_err(|error| Ended::with(Exit::Other, &error))?;
-    let swept = recover::sweep(&store, |journalled| {
-        let same = |node: &&Node| node.host() == journalled.host() && node.port == journalled.port;
+    // The store is locked by this process, so no deployment lives.
+    let knows = |journalled: &Node| {
+        let same = |node: &&Node| recover::place(node) == recover::place(journalled);
         fleet.as_ref().and_then(|fleet| fleet.nodes.iter().find(same)).cloned()
-    })
-    .await
-    .map_err(|error| Ended::with(Exit::Other, &error))?;
+    };
+    let swept = recover::sweep(&store, |_| false, knows).await;
+    let swept = swept.map_err(|error| Ended::with(Exit::Other, &error))?;
     for trace in &swept {
         match (&trace.outstanding, json) {
             (_, true) => say(&serde_json::to_string(trace).unwrap_or_default()),
