@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a failed test is a panic
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, missing_docs)] // tests start programs and are no API
 mod boot;
+mod browser;
+mod console;
 mod cycle;
 mod firewall;
 mod house;
@@ -9,3 +11,4 @@ mod image;
 mod lab;
 mod layers;
 mod pid1;
+mod serve;
