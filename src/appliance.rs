@@ -10,10 +10,9 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use crate::cache::Cache;
-use crate::cli::{Ended, Serve, complain, signalled, state};
+use crate::cli::{Control, Ended, Serve, complain, signalled, state};
 use crate::console::{self, Token};
 use crate::deploy::Deployments;
-use crate::deploy::event::{NodeResult, NodeSummary};
 use crate::deploy::store::Store;
 use crate::error::explain;
 use crate::firmware::outcome::Exit;
@@ -43,7 +42,9 @@ pub async fn serve(told: Serve) -> Result<Exit, Ended> {
     let port = listener.port();
     let registry = Registry::new();
     let deployments = Deployments::new(store, Cache::embedded(), registry.clone(), port);
-    match deployments.recover(None).await {
+    let _control = Control::listen(&directory, deployments.clone())
+        .inspect_err(|error| tracing::warn!(%error, "carena abort will not reach this process"));
+    match deployments.sweep(None).await {
         Ok(swept) => {
             for trace in swept.iter().filter(|trace| trace.outstanding.is_some()) {
                 tracing::warn!(node = trace.node, deployment = %trace.deployment, "still there: {}", trace.trace);
@@ -51,6 +52,7 @@ pub async fn serve(told: Serve) -> Result<Exit, Ended> {
         }
         Err(error) => tracing::error!("recovery: {}", explain(&error)),
     }
+    deployments.keep_sweeping();
     registry.set_default(identity.server.clone(), console::router(deployments.clone(), token.clone()));
     let (shutdown, stopped) = tokio::sync::oneshot::channel::<()>();
     let serving = tokio::spawn(listener.serve(registry, async {
@@ -100,16 +102,10 @@ async fn tell_stopping(init: Option<UnixStream>, deployments: &Deployments) {
     let mut last = 0;
     loop {
         tokio::time::sleep(STOPPING_LOOK).await;
-        let waits = |(_, node): &&(String, NodeSummary)| node.result == NodeResult::Running;
-        let list = deployments.list();
-        let nodes: Vec<&String> = list
-            .iter()
-            .filter(|summary| summary.ended.is_none())
-            .flat_map(|summary| summary.nodes.iter().filter(waits).map(|(address, _)| address))
-            .collect();
+        let nodes = deployments.nodes_under_way();
         if nodes.len() != last {
             last = nodes.len();
-            let first = nodes.iter().take(STOPPING_NAMES_MAX).map(|&address| address.clone()).collect();
+            let first = nodes.iter().take(STOPPING_NAMES_MAX).cloned().collect();
             let _ = Report::Stopping(Stopping { nodes: nodes.len(), first }).send(&init);
         }
     }

@@ -3,6 +3,8 @@
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, missing_docs)] // tests start programs and are no API
 mod boot;
 mod cycle;
+mod firewall;
+mod house;
 mod image;
 mod lab;
 mod layers;
