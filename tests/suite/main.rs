@@ -3,9 +3,14 @@
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, missing_docs)] // tests start programs and are no API
 mod boot;
 mod cycle;
+mod deployment;
 mod firewall;
 mod house;
 mod image;
+mod interrupt;
+mod journal;
 mod lab;
 mod layers;
+mod payload;
 mod pid1;
+mod secrets;
