@@ -1,7 +1,7 @@
 //! The promise, on real nodes: what is installed is what the baseline says, and every node is left as it was found,
 //! whatever happens in between.
 
-use crate::deployment::{baseline_of, apart_from_thing, baseline, deploy, run};
+use crate::deployment::{apart_from_thing, baseline, baseline_of, deploy, run};
 use crate::lab::Lab;
 
 /// What a node has apart from the demonstration's own directory.
