@@ -125,7 +125,14 @@ fn unmet(component: &Component, done: &[ComponentSummary]) -> Option<String> {
     Some(format!("needs {missing} first, which is not in place"))
 }
 
-async fn read_back(engine: &EngineClient, component: &Component) -> Result<Option<String>, CycleError> {
+/// The version a component has on the node now.
+///
+/// # Errors
+/// [`CycleError`].
+pub(super) async fn read_back(
+    engine: &EngineClient,
+    component: &Component,
+) -> Result<Option<String>, CycleError> {
     match engine.request(Request::ReadBack(component.read_back.clone())).await? {
         Reply::Version(version) => Ok(version),
         _ => Err(CycleError::Protocol),

@@ -3,5 +3,8 @@
 #![allow(clippy::disallowed_methods, clippy::print_stdout, missing_docs)] // tests start programs and are no API
 mod boot;
 mod cycle;
+mod fleet;
 mod lab;
 mod layers;
+mod operator;
+mod reboot;

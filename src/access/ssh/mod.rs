@@ -6,6 +6,7 @@
 mod error;
 mod exec;
 mod node;
+mod restart;
 mod script;
 
 use std::borrow::Cow;
