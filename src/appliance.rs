@@ -9,7 +9,7 @@ use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use crate::cache::Cache;
-use crate::cli::{Ended, Serve, complain, signalled, state};
+use crate::cli::{Control, Ended, Serve, complain, signalled, state};
 use crate::console::{self, Token};
 use crate::deploy::Deployments;
 use crate::deploy::store::Store;
@@ -40,7 +40,9 @@ pub async fn serve(told: Serve) -> Result<Exit, Ended> {
     let port = listener.port();
     let registry = Registry::new();
     let deployments = Deployments::new(store, Cache::embedded(), registry.clone(), port);
-    match deployments.recover(None).await {
+    let _control = Control::listen(&directory, deployments.clone())
+        .inspect_err(|error| tracing::warn!(%error, "carena abort will not reach this process"));
+    match deployments.sweep(None).await {
         Ok(swept) => {
             for trace in swept.iter().filter(|trace| trace.outstanding.is_some()) {
                 tracing::warn!(node = trace.node, deployment = %trace.deployment, "still there: {}", trace.trace);
@@ -48,6 +50,7 @@ pub async fn serve(told: Serve) -> Result<Exit, Ended> {
         }
         Err(error) => tracing::error!("recovery: {}", explain(&error)),
     }
+    deployments.keep_sweeping();
     registry.set_default(identity.server.clone(), console::router(deployments.clone(), token.clone()));
     let (shutdown, stopped) = tokio::sync::oneshot::channel::<()>();
     let serving = tokio::spawn(listener.serve(registry, async {

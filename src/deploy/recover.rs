@@ -1,10 +1,14 @@
-//! What a dead run left on nodes is taken back before anything new begins, and whenever an operator sweeps.
+//! What is outstanding in the journal is taken back: after a crash, when a node is back, when an operator sweeps.
 //!
 //! It works from the store's journal alone. Credentials are read anew from where the fleet pointed; `knows` hands
-//! over better ones (a fleet given now, a prompt). It never touches what it cannot identify as ours: that is the
-//! undo's own check.
+//! over better ones (a fleet given now, a prompt). It never touches what it cannot identify as ours, which is the
+//! undo's own check, nor what a deployment that lives in this process still needs, which is what `live` says.
+
+use std::sync::Arc;
 
 use serde::Serialize;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use crate::access::undo::{EntryId, Undo};
 use crate::fleet::Node;
@@ -17,7 +21,13 @@ use super::unwind::take_back;
 const PARALLEL: usize = 32;
 
 /// All traces of one deployment on one node.
-type Group = (DeploymentId, Node, Vec<(EntryId, Undo)>);
+pub struct Left {
+    /// Whose.
+    pub deployment: DeploymentId,
+    /// Where, and how it is reached.
+    pub node: Node,
+    undos: Vec<(EntryId, Undo)>,
+}
 
 /// What became of one trace.
 #[derive(Debug, Clone, Serialize)]
@@ -33,25 +43,42 @@ pub struct Swept {
     pub outstanding: Option<String>,
 }
 
-/// Takes back everything outstanding; `knows` may replace a journalled node by one with usable credentials.
+/// Everything outstanding but what `live` says is still in use, by deployment and node.
 ///
 /// # Errors
-/// [`StoreError`] when the journal cannot be read; a node's failure is in its [`Swept`].
-pub async fn sweep(store: &Store, knows: impl Fn(&Node) -> Option<Node>) -> Result<Vec<Swept>, StoreError> {
-    let mut groups: Vec<Group> = Vec::new();
-    for Outstanding { entry, deployment, node, undo } in store.outstanding().await? {
-        let same = |(other, at, _): &&mut Group| {
-            *other == deployment && at.host() == node.host() && at.port == node.port
+/// [`StoreError`] when the journal cannot be read.
+pub async fn left(
+    store: &Store,
+    live: impl Fn(&DeploymentId, &Node) -> bool,
+) -> Result<Vec<Left>, StoreError> {
+    let mut all: Vec<Left> = Vec::new();
+    // Asked after the journal was read: a node that was in use when its entry was read has ended by then at worst.
+    let outstanding = store.outstanding().await?;
+    for Outstanding { entry, deployment, node, undo } in outstanding {
+        if live(&deployment, &node) {
+            continue;
+        }
+        let same = |left: &&mut Left| {
+            left.deployment == deployment && left.node.host() == node.host() && left.node.port == node.port
         };
-        match groups.iter_mut().find(same) {
-            Some((_, _, undos)) => undos.push((entry, undo)),
-            None => groups.push((deployment, node, vec![(entry, undo)])),
+        match all.iter_mut().find(same) {
+            Some(left) => left.undos.push((entry, undo)),
+            None => all.push(Left { deployment, node, undos: vec![(entry, undo)] }),
         }
     }
-    let limit = std::sync::Arc::new(tokio::sync::Semaphore::new(PARALLEL));
-    let mut tasks = tokio::task::JoinSet::new();
-    for (deployment, node, undos) in groups {
-        let node = knows(&node).unwrap_or(node);
+    Ok(all)
+}
+
+/// Takes all of it back, many nodes at once; `knows` may replace a journalled node by one with usable credentials.
+pub async fn sweep(
+    store: &Store,
+    left: Vec<Left>,
+    knows: impl Fn(&DeploymentId, &Node) -> Option<Node>,
+) -> Vec<Swept> {
+    let limit = Arc::new(Semaphore::new(PARALLEL));
+    let mut tasks = JoinSet::new();
+    for Left { deployment, node, undos } in left {
+        let node = knows(&deployment, &node).unwrap_or(node);
         let (store, limit) = (store.clone(), limit.clone());
         tasks.spawn(async move {
             let _turn = limit.acquire_owned().await;
@@ -72,5 +99,24 @@ pub async fn sweep(store: &Store, knows: impl Fn(&Node) -> Option<Node>) -> Resu
     while let Some(done) = tasks.join_next().await {
         swept.extend(done.unwrap_or_default());
     }
-    Ok(swept)
+    swept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::undo::EngineFiles;
+
+    #[tokio::test]
+    async fn what_a_live_deployment_needs_is_not_taken_back() {
+        let store = Store::in_memory().unwrap();
+        let node: Node = toml::from_str("address = \"fd00::1\"\nuser = \"root\"").unwrap();
+        for deployment in ["live", "dead", "dead"] {
+            let undo = Undo::from(EngineFiles { directory: format!("/tmp/carena-{deployment}") });
+            store.arm(&deployment.parse().unwrap(), &node, &undo).await.unwrap();
+        }
+        let left = left(&store, |deployment, _| deployment.as_str() == "live").await.unwrap();
+        assert_eq!(left.len(), 1);
+        assert_eq!((left[0].deployment.as_str(), left[0].undos.len()), ("dead", 2));
+    }
 }

@@ -1,12 +1,13 @@
-//! Deployments: begun, listed, watched, cancelled; many nodes at once, within the fleet's limits.
+//! Deployments: begun, listed, watched; many nodes at once, within the fleet's limits.
 //!
-//! One task per deployment hands out nodes to at most `parallel` tasks. A task that panics is that node's failure,
+//! One task per deployment hands the nodes out in the order of [`Turns`]. Cancelling is in `cancel`, retrying in
+//! `retry`, taking back what is left in `sweeper`. A task that panics is that node's failure,
 //! never the deployment's. The store gets the summary whenever a node ends.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinSet;
 
 use crate::cache::{Cache, CacheError};
@@ -14,15 +15,19 @@ use crate::error::{Hinted, explain};
 use crate::firmware::outcome::Exit;
 use crate::fleet::{Fleet, Node};
 use crate::https::Registry;
-use crate::wire::id::DeploymentId;
+use crate::wire::id::{ComponentId, DeploymentId};
 use crate::wire::inventory::Inventory;
 
+use super::cancel::Cancels;
 use super::cycle::Cycle;
 use super::event::{Event, NodeResult, NodeSummary, State, Step, Summary};
 use super::events::EventLog;
-use super::recover::{self, Swept};
 use super::run::Run;
 use super::store::{Store, StoreError};
+use super::turns::Turns;
+
+/// Why a node or a component was not done, in the operator's words.
+pub const CANCELLED: &str = "cancelled by the operator";
 
 /// Deployments kept in memory for listing; the store keeps all.
 const LISTED_MAX: usize = 1_000;
@@ -56,25 +61,32 @@ pub enum Intent {
     DryRun,
 }
 
-struct Known {
-    summary: Summary,
-    cancel: watch::Sender<bool>,
+pub(super) struct Known {
+    pub(super) summary: Summary,
+    pub(super) cancels: watch::Sender<Cancels>,
+    pub(super) components: Vec<ComponentId>,
+    /// With their passwords, where the API gave some; kept while a trace may be left.
+    pub(super) nodes: Arc<[Node]>,
     inventories: HashMap<String, Inventory>,
 }
 
-struct Inner {
-    store: Store,
+pub(super) struct Inner {
+    pub(super) store: Store,
     cache: Cache,
     registry: Registry,
     https_port: u16,
-    events: Arc<EventLog>,
+    pub(super) events: Arc<EventLog>,
     known: Mutex<HashMap<DeploymentId, Known>>,
     ended: watch::Sender<u64>,
+    /// One sweep at a time: two would ask a node twice at once.
+    pub(super) sweeping: tokio::sync::Mutex<()>,
+    /// A node ended with traces that could not be taken back.
+    pub(super) traces_left: Notify,
 }
 
 /// All deployments of this process. Cloning shares them.
 #[derive(Clone)]
-pub struct Deployments(Arc<Inner>);
+pub struct Deployments(pub(super) Arc<Inner>);
 
 impl Deployments {
     /// Over a store, a cache, and the box's HTTPS server at `https_port`.
@@ -87,23 +99,13 @@ impl Deployments {
             events: Arc::new(EventLog::new()),
             known: Mutex::default(),
             ended: watch::Sender::new(0),
+            sweeping: tokio::sync::Mutex::default(),
+            traces_left: Notify::new(),
         }))
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<DeploymentId, Known>> {
+    pub(super) fn known(&self) -> MutexGuard<'_, HashMap<DeploymentId, Known>> {
         self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes back what earlier, dead runs left; before anything else is begun.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn recover(&self, fleet: Option<&Fleet>) -> Result<Vec<Swept>, StoreError> {
-        recover::sweep(&self.0.store, |journalled| {
-            let same = |node: &&Node| node.host() == journalled.host() && node.port == journalled.port;
-            fleet.and_then(|fleet| fleet.nodes.iter().find(same)).cloned()
-        })
-        .await
     }
 
     /// Begins a deployment. It goes on by itself.
@@ -111,99 +113,119 @@ impl Deployments {
     /// # Errors
     /// [`StartError`]; no node was touched.
     pub async fn start(&self, fleet: Fleet, intent: Intent) -> Result<DeploymentId, StartError> {
+        self.begin(fleet, intent, None).await
+    }
+
+    pub(super) async fn begin(
+        &self,
+        fleet: Fleet,
+        intent: Intent,
+        retry_of: Option<DeploymentId>,
+    ) -> Result<DeploymentId, StartError> {
         let id = uuid::Uuid::now_v7().to_string();
         let deployment: DeploymentId = id.parse().map_err(|_| StartError::Store(StoreError::Closed))?;
         let opened = self.0.cache.open(&fleet.baseline)?;
-        let waiting = || NodeSummary {
-            result: NodeResult::Running,
-            path: None,
-            error: None,
-            components: Vec::new(),
-            outstanding_traces: Vec::new(),
-        };
         let summary = Summary {
             deployment: deployment.clone(),
+            retry_of,
             started: crate::clock::now_rfc3339(),
             ended: None,
             baseline: format!("{} {}", opened.baseline.id, opened.baseline.version),
             cancelled: false,
-            nodes: fleet.nodes.iter().map(|node| (node.address.clone(), waiting())).collect(),
+            nodes: fleet
+                .nodes
+                .iter()
+                .map(|node| (node.address.clone(), NodeSummary::new(NodeResult::Running)))
+                .collect(),
         };
-        self.0.store.save(&summary).await?;
-        let cancel = watch::Sender::new(false);
-        let run = Arc::new(Run {
+        self.0.store.begin(&summary, &fleet).await?;
+        let cancels = watch::Sender::new(Cancels::default());
+        let nodes: Arc<[Node]> = fleet.nodes.into();
+        let run = Run {
             deployment: deployment.clone(),
             store: self.0.store.clone(),
             events: self.0.events.clone(),
+            payloads: opened.payloads.paced(fleet.options.bandwidth_max),
             baseline: opened.baseline,
-            payloads: opened.payloads,
-            options: fleet.options,
+            options: Arc::new(fleet.options),
             dry_run: intent == Intent::DryRun,
             registry: self.0.registry.clone(),
             https_port: self.0.https_port,
-            cancel: cancel.clone(),
-        });
-        let known = Known { summary, cancel, inventories: HashMap::new() };
-        {
-            let mut all = self.known();
-            if all.len() >= LISTED_MAX {
-                let oldest =
-                    all.iter().filter(|(_, known)| known.summary.ended.is_some()).map(|(id, _)| id).min();
-                if let Some(oldest) = oldest.cloned() {
-                    all.remove(&oldest);
-                }
-            }
-            all.insert(deployment.clone(), known);
-        }
+            index: 0,
+            cancels: cancels.clone(),
+        };
+        let components = run.baseline.components.iter().map(|component| component.id.clone()).collect();
+        let known = Known { summary, cancels, components, nodes: nodes.clone(), inventories: HashMap::new() };
+        self.remember(&deployment, known);
         let deployments = self.clone();
-        tokio::spawn(async move { deployments.carry_out(run, fleet.nodes).await });
+        tokio::spawn(async move { deployments.carry_out(run, nodes).await });
         Ok(deployment)
     }
 
-    async fn carry_out(&self, run: Arc<Run>, nodes: Vec<Node>) {
+    fn remember(&self, id: &DeploymentId, known: Known) {
+        let mut all = self.known();
+        if all.len() >= LISTED_MAX {
+            let ended = all.iter().filter(|(_, known)| known.summary.ended.is_some());
+            if let Some(oldest) = ended.map(|(id, _)| id).min().cloned() {
+                all.remove(&oldest);
+            }
+        }
+        all.insert(id.clone(), known);
+    }
+
+    /// Hands the nodes out as their turns come, until every one has its result.
+    async fn carry_out(&self, run: Run, nodes: Arc<[Node]>) {
+        let mut turns = Turns::new(&nodes, &run.options);
         let mut tasks = JoinSet::new();
         let mut indices = HashMap::new();
-        let mut waiting = nodes.into_iter().enumerate();
-        let mut failures = 0;
+        let mut cancels = run.cancels.subscribe();
         loop {
-            let stopped = |failures| run.options.failures_max > 0 && failures >= run.options.failures_max;
-            while tasks.len() < usize::from(run.options.parallel) && !run.is_cancelled() && !stopped(failures)
+            let withdrawn: Vec<usize> = cancels.borrow_and_update().nodes().collect();
+            for index in withdrawn.into_iter().filter(|index| turns.withdraw(*index)) {
+                self.skip(&run, index, CANCELLED).await;
+            }
+            while !run.cancels.borrow().all()
+                && let Some(index) = turns.hand_out()
             {
-                let Some((index, node)) = waiting.next() else { break };
-                let run = run.clone();
-                let task = tasks.spawn(async move { Cycle::new(&run, index, &node).complete().await });
+                let (run, nodes) = (run.for_node(index), nodes.clone());
+                let task = tasks.spawn(async move {
+                    let Some(node) = nodes.get(index) else { return (broken(), None) };
+                    Cycle::new(&run, index, node).complete().await
+                });
                 indices.insert(task.id(), index);
             }
-            let Some(ended) = tasks.join_next_with_id().await else { break };
+            let ended = tokio::select! {
+                ended = tasks.join_next_with_id() => ended,
+                Ok(()) = cancels.changed() => continue,
+            };
             let (task, node) = match ended {
-                Ok((task, node)) => (task, node),
-                Err(error) => (error.id(), (broken(), None)),
+                None => break,
+                Some(Ok(ended)) => ended,
+                Some(Err(error)) => (error.id(), (broken(), None)),
             };
             let Some(index) = indices.remove(&task) else { continue };
-            if node.0.result == NodeResult::Failed {
-                failures += 1;
-            }
+            turns.ended(index, node.0.result == NodeResult::Failed);
             self.node_ended(&run, index, node).await;
         }
-        for (index, _) in waiting {
-            let why =
-                if run.is_cancelled() { "cancelled by the operator" } else { "too many nodes failed before" };
-            let skipped = NodeSummary {
-                result: NodeResult::Skipped,
-                path: None,
-                error: Some(why.to_owned()),
-                components: Vec::new(),
-                outstanding_traces: Vec::new(),
-            };
-            self.node_ended(&run, index, (skipped, None)).await;
+        let why = match run.options.failures_max {
+            _ if run.cancels.borrow().all() => CANCELLED.to_owned(),
+            0 => "a node of an earlier wave failed".to_owned(),
+            max => format!("{max} nodes failed before (failures_max)"),
+        };
+        for index in turns.left() {
+            self.skip(&run, index, &why).await;
         }
         let summary = self.known().get_mut(&run.deployment).map(|known| {
             known.summary.ended = Some(crate::clock::now_rfc3339());
-            known.summary.cancelled = *known.cancel.borrow();
             known.summary.clone()
         });
         self.save(summary).await;
         self.0.ended.send_modify(|count| *count += 1);
+    }
+
+    async fn skip(&self, run: &Run, index: usize, why: &str) {
+        let skipped = NodeSummary { error: Some(why.to_owned()), ..NodeSummary::new(NodeResult::Skipped) };
+        self.node_ended(run, index, (skipped, None)).await;
     }
 
     async fn node_ended(
@@ -212,6 +234,7 @@ impl Deployments {
         index: usize,
         (node, inventory): (NodeSummary, Option<Box<Inventory>>),
     ) {
+        let traces_left = !node.outstanding_traces.is_empty();
         let summary = self.known().get_mut(&run.deployment).and_then(|known| {
             let address = known.summary.nodes.get(index).map(|(address, _)| address.clone())?;
             if let Some(inventory) = inventory {
@@ -219,7 +242,7 @@ impl Deployments {
             }
             let state = if node.result == NodeResult::Done { State::Done } else { State::Failed };
             let message = node.error.clone().or_else(|| match node.result {
-                NodeResult::Cancelled => Some("cancelled by the operator".into()),
+                NodeResult::Cancelled => Some(CANCELLED.into()),
                 _ => None,
             });
             *known.summary.node_mut(index)? = node;
@@ -227,9 +250,12 @@ impl Deployments {
             Some(known.summary.clone())
         });
         self.save(summary).await;
+        if traces_left {
+            self.0.traces_left.notify_one();
+        }
     }
 
-    async fn save(&self, summary: Option<Summary>) {
+    pub(super) async fn save(&self, summary: Option<Summary>) {
         if let Some(summary) = summary
             && let Err(error) = self.0.store.save(&summary).await
         {
@@ -254,19 +280,6 @@ impl Deployments {
     /// What a deployment found its nodes to be.
     pub fn inventories(&self, id: &DeploymentId) -> HashMap<String, Inventory> {
         self.known().get(id).map(|known| known.inventories.clone()).unwrap_or_default()
-    }
-
-    /// Cancels: nothing new starts, what is being written finishes, then everything is taken back. False when
-    /// there is no such deployment.
-    pub fn cancel(&self, id: &DeploymentId) -> bool {
-        let mut known = self.known();
-        let found = known.get_mut(id);
-        if let Some(known) = found {
-            known.summary.cancelled = true;
-            known.cancel.send_replace(true);
-            return true;
-        }
-        false
     }
 
     /// Events after a number, and those to come.
@@ -301,10 +314,8 @@ impl Deployments {
 /// A node whose task panicked. Its traces are in the journal and are swept by the next recovery.
 fn broken() -> NodeSummary {
     NodeSummary {
-        result: NodeResult::Failed,
-        path: None,
         error: Some("BUG: this node's task ended without a result; please report it with the log".into()),
-        components: Vec::new(),
         outstanding_traces: vec!["whatever the journal lists; run carena sweep".into()],
+        ..NodeSummary::new(NodeResult::Failed)
     }
 }

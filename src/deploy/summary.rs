@@ -10,9 +10,9 @@ impl Outcome {
         matches!(self, Self::Failed(_) | Self::Unverified(_))
     }
 
-    /// Whether something was installed.
+    /// Whether something was installed, or would be.
     pub fn is_change(&self) -> bool {
-        matches!(self, Self::Updated | Self::UpdatedRebootNeeded)
+        matches!(self, Self::Updated | Self::UpdatedRebootNeeded | Self::WouldUpdate(_))
     }
 }
 
@@ -61,6 +61,7 @@ mod tests {
         };
         Summary {
             deployment: "x".parse().unwrap(),
+            retry_of: None,
             started: String::new(),
             ended: None,
             baseline: "demo".into(),
@@ -79,6 +80,7 @@ mod tests {
             exit(Done, &[Outcome::Current, Outcome::NotApplicable("os".into())], &[]),
             Exit::NothingNeeded
         );
+        assert_eq!(exit(Done, &[Outcome::Current, Outcome::WouldUpdate("1".into())], &[]), Exit::Done);
         assert_eq!(exit(Done, &[Outcome::Updated, Outcome::Failed("x".into())], &[]), Exit::Failed);
         assert_eq!(exit(Done, &[Outcome::Unverified("x".into())], &[]), Exit::Failed);
         assert_eq!(exit(Done, &[Outcome::Updated], &["engine files"]), Exit::Failed);
