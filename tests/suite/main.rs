@@ -3,5 +3,7 @@
 #![allow(clippy::disallowed_methods, clippy::print_stdout, missing_docs)] // tests start programs and are no API
 mod boot;
 mod cycle;
+mod firewall;
+mod house;
 mod lab;
 mod layers;
