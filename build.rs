@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
 
 /// Packages that would bring a second TLS or SSH provider in.
-const FOREIGN_PROVIDERS: [&str; 6] =
+pub const FOREIGN_PROVIDERS: [&str; 6] =
     ["aws-lc-rs", "aws-lc-sys", "openssl", "openssl-sys", "libssh2-sys", "boring-sys"];
 
 fn main() {
@@ -35,7 +35,8 @@ fn run() -> Result<(), String> {
     pack_firmware(&root.join("firmware-cache"), &out.join("firmware-cache"))
 }
 
-fn one_provider(root: &Path) -> Result<(), String> {
+/// Refuses a lock file that names a second provider.
+pub fn one_provider(root: &Path) -> Result<(), String> {
     let lock = root.join("Cargo.lock");
     println!("cargo::rerun-if-changed={}", lock.display());
     let text = String::from_utf8_lossy(&read(&lock)?).into_owned();

@@ -1,7 +1,7 @@
 //! Why a node's cycle stopped, by the part that says so.
 
 use crate::access::control::ControlError;
-use crate::access::ssh::AccessError;
+use crate::access::ssh::{AccessError, NoPlace};
 use crate::error::{Hinted, chain};
 use crate::fleet::credentials::CredentialError;
 
@@ -41,15 +41,8 @@ pub enum CycleError {
         found: String,
     },
     /// Nowhere to put engine and payloads.
-    #[error("{needed} bytes are needed on the node, the roomiest place is {place} with {free} bytes")]
-    NoRoom {
-        /// Bytes.
-        needed: u64,
-        /// The place with the most room.
-        place: String,
-        /// Bytes free there.
-        free: u64,
-    },
+    #[error(transparent)]
+    Place(#[from] NoPlace),
     /// The engine's port stays closed.
     #[error("the engine's port {port} does not answer: {why}")]
     PortBlocked {
@@ -70,7 +63,7 @@ impl Hinted for CycleError {
             Self::Access(error) => error.hint(),
             Self::Store(error) => error.hint(),
             Self::Reboot(error) => error.hint(),
-            Self::NoRoom { place, .. } => Some(format!("free some room in {place}")),
+            Self::Place(error) => error.hint(),
             Self::PortBlocked { .. } => Some(
                 "set open_firewall = \"auto\", or let the box through the firewalls between it and the node"
                     .into(),

@@ -7,13 +7,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::access::control::{EngineClient, port_answers};
-use crate::access::ssh::{EngineImage, Ground, Session};
+use crate::access::control::{ControlError, EngineClient};
+use crate::access::ssh::{EngineImage, Firewall, Ground, Session};
 use crate::access::undo::{EngineFiles, EngineProcess, EntryId, FirewallRule, Ledger, Undo, arm};
 use crate::fleet::{Node, OpenFirewall};
 use crate::https::Registration;
 use crate::wire::PROTOCOL;
-use crate::wire::firewall::{FirewallTool, RuleSpec};
+use crate::wire::firewall::RuleSpec;
 use crate::wire::id::DeploymentId;
 use crate::wire::message::StartConfig;
 
@@ -34,6 +34,9 @@ const PROBE_OPENED: Duration = Duration::from_secs(5);
 /// Bytes that must stay free beside engine and payloads.
 const ROOM_MARGIN_BYTES: u64 = 8 * 1024 * 1024;
 
+/// Files beside the payloads: directory, program, marker, pid, rule, and what an installer may unpack.
+const ROOM_MARGIN_FILES: u64 = 64;
+
 /// An engine of ours runs on the node, and this is how it is talked to.
 pub struct Established {
     /// The conversation with it.
@@ -46,6 +49,11 @@ pub struct Established {
     pub path: &'static str,
     /// The engine may fetch payloads from the box as long as this lives.
     pub payloads: Registration,
+}
+
+/// Whether something accepts connections there within `bound`.
+async fn port_answers(address: SocketAddr, bound: Duration) -> bool {
+    matches!(tokio::time::timeout(bound, tokio::net::TcpStream::connect(address)).await, Ok(Ok(_)))
 }
 
 /// The journal of one node: what is armed here bears its address.
@@ -81,12 +89,15 @@ impl Cycle<'_> {
         let port = self.start(&ledger, &ground, &directory, &authority).await?;
         let mut address = self.session()?.peer_address();
         address.set_port(port);
-        self.open(&ledger, &ground, address).await?;
+        self.open(&ledger, &ground, &directory, address).await?;
 
         self.enter(Step::Join)?;
-        let lease_s = self.run.options.lease_s;
-        let tls = authority.client.clone();
-        let joining = EngineClient::connect(address, tls, &authority.engine_name, &deployment, lease_s);
+        let identity = authority.identity(&deployment, self.run.options.lease_s);
+        let joining = async {
+            let lost = |source| ControlError::Handshake { address: address.to_string(), source };
+            let stream = tokio::net::TcpStream::connect(address).await.map_err(lost)?;
+            EngineClient::join(Box::new(stream), &address.to_string(), &identity).await
+        };
         let (engine, _) = self.run.unless_cancelled(joining).await??;
         self.tell(State::Done, None);
         Ok(Established { engine: Arc::new(engine), ground, authority, path: "direct", payloads })
@@ -105,6 +116,9 @@ impl Cycle<'_> {
         let run = self.run;
         let ground = run.unless_cancelled(self.session()?.look()).await??;
         let place = self.place(&ground)?;
+        if let Some(warning) = ground.clock_warning() {
+            self.tell(State::Progress, Some(warning));
+        }
         self.tell(State::Done, Some(format!("{} {}, {place}", ground.arch, ground.kernel)));
         Ok((ground, place))
     }
@@ -166,14 +180,9 @@ impl Cycle<'_> {
             return Err(CycleError::Architecture { found: ground.arch.clone() });
         }
         let payloads: u64 = self.run.baseline.components.iter().map(|component| component.size).sum();
-        let needed = EngineImage::embedded().unpacked_bytes() + payloads + ROOM_MARGIN_BYTES;
-        if let Some(place) = ground.places.iter().find(|place| place.free_bytes >= needed) {
-            return Ok(place.path.clone());
-        }
-        let most = ground.places.iter().max_by_key(|place| place.free_bytes);
-        let (place, free) =
-            most.map_or(("nowhere".to_owned(), 0), |place| (place.path.clone(), place.free_bytes));
-        Err(CycleError::NoRoom { needed, place, free })
+        let bytes = EngineImage::embedded().unpacked_bytes() + payloads + ROOM_MARGIN_BYTES;
+        let files = self.run.baseline.components.len() as u64 + ROOM_MARGIN_FILES;
+        Ok(ground.place(bytes, files)?.path.clone())
     }
 
     /// Opens the engine's port in the node's firewall, if that is wanted and needed.
@@ -181,6 +190,7 @@ impl Cycle<'_> {
         &mut self,
         ledger: &NodeLedger<'_>,
         ground: &Ground,
+        directory: &str,
         engine: SocketAddr,
     ) -> Result<(), CycleError> {
         let wanted = self.run.options.open_firewall;
@@ -192,22 +202,24 @@ impl Cycle<'_> {
             let why = "open_firewall = \"no\" forbids to open it".to_owned();
             return Err(CycleError::PortBlocked { port, why });
         }
-        let rule = RuleSpec {
-            tool: FirewallTool::for_address(ground.box_address),
-            deployment: ledger.deployment.clone(),
-            from: ground.box_address,
-            port,
+        let found = self.session()?.firewall(ground.box_address, ledger.deployment).await?;
+        let Firewall::Openable { tool, .. } = found.clone() else {
+            if wanted == OpenFirewall::Yes && port_answers(engine, PROBE_OPENED).await {
+                return Ok(());
+            }
+            return Err(CycleError::PortBlocked { port, why: found.to_string() });
         };
+        let deployment = ledger.deployment.clone();
+        let rule = RuleSpec { tool, deployment, from: ground.box_address, port };
         let armed = arm(ledger, FirewallRule { rule }).await?;
         self.armed.push((armed.entry(), armed.undo().clone().into()));
         self.enter(Step::Open)?;
-        self.session()?.open_port(armed).await?;
+        self.session()?.open_port(armed, directory).await?;
         if !port_answers(engine, PROBE_OPENED).await {
-            let why =
-                "the node's firewall was opened, so something between box and node blocks it".to_owned();
+            let why = format!("it was opened by {found}, so something else blocks it");
             return Err(CycleError::PortBlocked { port, why });
         }
-        self.tell(State::Done, Some(format!("port {port}")));
+        self.tell(State::Done, Some(format!("port {port}, {found}")));
         Ok(())
     }
 }

@@ -55,10 +55,13 @@ pub struct Node {
     /// File with an OpenSSH private key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_file: Option<PathBuf>,
+    /// File with the passphrase that decrypts the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_passphrase_file: Option<PathBuf>,
     /// How root's rights are had.
     #[serde(default)]
     pub privilege: PrivilegeKind,
-    /// File with the password that sudo asks for, if it is not the login's.
+    /// File with the password that sudo asks for, if it is not the login's; or root's, which su asks for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub privilege_password_file: Option<PathBuf>,
     /// The host key's fingerprint, `SHA256:…`, if it is known beforehand.
@@ -91,6 +94,8 @@ pub enum PrivilegeKind {
     Root,
     /// By sudo.
     Sudo,
+    /// By su.
+    Su,
 }
 
 /// Why a fleet cannot be used.
@@ -166,7 +171,7 @@ impl Fleet {
                     ),
                 });
             }
-            for file in [&mut node.password_file, &mut node.key_file, &mut node.privilege_password_file] {
+            for file in node.files_mut() {
                 *file = file.take().map(|file| base.join(file));
             }
         }
@@ -180,12 +185,10 @@ impl Fleet {
     /// [`FleetError`].
     pub fn from_json(value: serde_json::Value) -> Result<Self, FleetError> {
         let place = "request".to_owned();
-        let fleet: Self = serde_json::from_value(value)
+        let mut fleet: Self = serde_json::from_value(value)
             .map_err(|error| FleetError::Syntax { place: place.clone(), why: error.to_string() })?;
-        let files = |node: &&Node| {
-            node.password_file.is_some() || node.key_file.is_some() || node.privilege_password_file.is_some()
-        };
-        if let Some(node) = fleet.nodes.iter().find(files) {
+        let names_files = |node: &mut Node| node.files_mut().into_iter().any(|file| file.is_some());
+        if let Some(node) = fleet.nodes.iter_mut().find_map(|node| names_files(node).then_some(node)) {
             let why =
                 format!("node {}: a request cannot name files of the box; send the password", node.address);
             return Err(FleetError::Invalid { place, why });
@@ -225,6 +228,16 @@ impl Fleet {
 }
 
 impl Node {
+    /// Every field that names a file.
+    fn files_mut(&mut self) -> [&mut Option<PathBuf>; 4] {
+        [
+            &mut self.password_file,
+            &mut self.key_file,
+            &mut self.key_passphrase_file,
+            &mut self.privilege_password_file,
+        ]
+    }
+
     /// The address without brackets.
     pub fn host(&self) -> &str {
         let inner = self.address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));

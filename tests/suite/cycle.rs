@@ -10,14 +10,14 @@ use serde_json::Value;
 
 use crate::lab::Lab;
 
-struct Run {
-    exit: i32,
-    summary: Value,
-    stderr: String,
-    all: String,
+pub struct Run {
+    pub exit: i32,
+    pub summary: Value,
+    pub stderr: String,
+    pub all: String,
 }
 
-fn run(command: &mut Command) -> Run {
+pub fn run(command: &mut Command) -> Run {
     let output = command.stdin(Stdio::null()).output().unwrap();
     let stdout = String::from_utf8(output.stdout).unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
@@ -31,17 +31,17 @@ fn run(command: &mut Command) -> Run {
 }
 
 impl Run {
-    fn node(&self, lab: &Lab, k: usize) -> &Value {
+    pub fn node(&self, lab: &Lab, k: usize) -> &Value {
         &self.summary["nodes"][lab.node_address(k)]
     }
 }
 
-fn deploy(lab: &Lab, fleet: &Path) -> Run {
+pub fn deploy(lab: &Lab, fleet: &Path) -> Run {
     run(&mut lab.carena(&["deploy", fleet.to_str().unwrap(), "--json"]))
 }
 
 /// A baseline of one component whose installer is `script`.
-fn baseline(lab: &Lab, name: &str, script: &str) -> PathBuf {
+pub fn baseline(lab: &Lab, name: &str, script: &str) -> PathBuf {
     let directory = lab.dir().join(name);
     std::fs::create_dir_all(&directory).unwrap();
     std::fs::write(directory.join("payload"), script).unwrap();
@@ -148,6 +148,14 @@ fn a_changed_host_key_stops_the_node_with_both_fingerprints() {
     assert!(done.all.contains("the host key has changed: SHA256:"), "{}", done.all);
 }
 
+/// Sends a signal to a `carena` that the lab started.
+pub fn kill(child: &std::process::Child, signal: nix::sys::signal::Signal) {
+    // nsenter has become carena by exec, behind the lab's script: the child's own process.
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).unwrap();
+    let pid = children.split_whitespace().next().map_or(child.id(), |pid| pid.parse().unwrap());
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), signal).unwrap();
+}
+
 /// Kills or cancels at the first event of each step, then makes sure that nothing is left.
 fn interrupt_at(step: &str, signal: nix::sys::signal::Signal) {
     let lab = Lab::up(2);
@@ -162,11 +170,7 @@ fn interrupt_at(step: &str, signal: nix::sys::signal::Signal) {
         let event: Value = serde_json::from_str(&line.unwrap()).unwrap_or_default();
         if !met && event["step"] == step && event["state"] == "started" {
             met = true;
-            // nsenter has become carena by exec, behind the lab's script: the child's own process.
-            let children =
-                std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).unwrap();
-            let pid = children.split_whitespace().next().map_or(child.id(), |pid| pid.parse().unwrap());
-            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), signal).unwrap();
+            kill(&child, signal);
         }
     }
     child.wait().unwrap();

@@ -67,12 +67,16 @@ impl Lab {
         assert!(set.success(), "link of node {k} {state}");
     }
 
-    /// Everything a deployment could leave: rules without counters, files in places one writes to, processes. What
-    /// sshd and PAM write for any login is not listed.
+    /// Everything a deployment could leave: rules without counters, mounts, logged-in users, files in places one
+    /// writes to, processes. What sshd and PAM write for any login is not listed.
     pub fn snapshot(&self, k: usize) -> String {
         self.on_node(
             k,
-            "for tool in ip6tables-save iptables-save; do $tool | sed -e s/\\[[0-9:]*\\]// -e /^#/d; done
+            "for tool in ip6tables-save iptables-save ip6tables-legacy-save iptables-legacy-save; do
+                $tool 2>/dev/null | sed -e s/\\[[0-9:]*\\]// -e /^#/d
+            done
+            command -v nft >/dev/null && nft -s list ruleset
+            cat /proc/self/mounts; who
             find /etc /var /root /home /opt /srv /boot /usr/local -xdev -newer /run/sshd.pid -type f -print | sort
             find /run /tmp /var/tmp /root /etc /var/lib /dev/shm -xdev | grep -v -e ^/run/motd -e ^/run/sudo -e ^/run/utmp | sort
             ps -e -o comm= | grep -v -e ^sshd -e ^ps$ -e ^sh$ -e ^find$ -e ^sort$ -e ^grep$ | sort",
