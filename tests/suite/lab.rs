@@ -53,6 +53,25 @@ impl Lab {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// Waits until a node answers SSH: after a restart, after its link was down.
+    pub fn wait_for_node(&self, k: usize, bound: Duration) {
+        let end = Instant::now() + bound;
+        let probe = format!(
+            "exec 3<>/dev/tcp/{}/22 && read -r line <&3 && [[ $line == SSH-* ]]",
+            self.node_address(k)
+        );
+        while !self.hub_command("timeout").args(["2", "bash", "-c", &probe]).status().unwrap().success() {
+            assert!(Instant::now() < end, "node {k} does not answer within {bound:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Pulls a node's cable, or puts it back.
+    pub fn link(&self, k: usize, state: &str) {
+        let set = self.hub_command("ip").args(["link", "set", &format!("v{k}"), state]).status().unwrap();
+        assert!(set.success(), "link of node {k} {state}");
+    }
+
     /// Everything a deployment could leave: rules without counters, mounts, logged-in users, files in places one
     /// writes to, processes. What sshd and PAM write for any login is not listed.
     pub fn snapshot(&self, k: usize) -> String {
