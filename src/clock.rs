@@ -12,3 +12,8 @@ pub fn now_rfc3339() -> String {
     // Formatting fails only outside years 0-9999, which a clock of this machine cannot show.
     now.format(&Rfc3339).unwrap_or_default()
 }
+
+/// Now, in seconds since 1970, to compare with another machine's clock.
+pub fn now_s() -> i64 {
+    OffsetDateTime::now_utc().unix_timestamp()
+}

@@ -12,12 +12,18 @@ pub const ENGINE_PROGRAM: &str = "carena-engine";
 pub const ENGINE_PID_FILE: &str = "pid";
 /// Exists in the engine's directory while an installer runs: a running flash is never interrupted.
 pub const ENGINE_BUSY_FILE: &str = "busy";
+/// The rule that was opened for the engine, as JSON, written just before it is opened: the lease closes it.
+pub const ENGINE_RULE_FILE: &str = "rule";
 /// Marks a directory on a node as ours; holds the deployment's id and nothing else.
 pub const ENGINE_MARKER_FILE: &str = "carena-deployment";
+/// Unix socket of the engine in its directory, mode 0600: where `carena-engine attach` joins.
+pub const ENGINE_SOCKET: &str = "socket";
 /// State directory of the command line when the caller is root and gives none.
 pub const STATE_ROOT: &str = "/var/lib/carena";
 /// The store's database in the state directory.
 pub const STORE_FILE: &str = "carena.db";
+/// The socket in the state directory by which `carena abort` reaches the process that uses it.
+pub const CONTROL_SOCKET: &str = "control";
 /// The box's certificate in the state directory, PEM.
 pub const CERTIFICATE_FILE: &str = "console.crt.pem";
 /// Its private key, PEM, readable by the box's user only.

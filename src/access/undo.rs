@@ -82,7 +82,7 @@ impl fmt::Display for Undo {
             Self::EngineFiles(files) => write!(f, "engine files in {}", files.directory),
             Self::EngineProcess(process) => write!(f, "engine process of {}", process.directory),
             Self::FirewallRule(FirewallRule { rule }) => {
-                write!(f, "{} rule for port {} from {}", rule.tool.program(), rule.port, rule.from)
+                write!(f, "{} rule for port {} from {}", rule.tool, rule.port, rule.from)
             }
         }
     }

@@ -2,6 +2,7 @@
 //! HTTPS with ranges. A payload is named by the SHA-256 of its bytes; the engine checks it before use, so nothing
 //! here has to be trusted.
 
+pub mod pace;
 pub mod range;
 pub mod serve;
 
@@ -15,6 +16,7 @@ use crate::digest::Sha256;
 use crate::error::Hinted;
 use crate::firmware::baseline::{Baseline, BaselineError, MANIFEST, MANIFEST_BYTES_MAX};
 
+pub use pace::Pace;
 pub use serve::Payloads;
 
 /// What build.rs packed: `baselines/ID/baseline.toml` and `objects/SHA256.zst`.

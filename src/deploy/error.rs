@@ -1,12 +1,13 @@
 //! Why a node's cycle stopped, by the part that says so.
 
 use crate::access::control::ControlError;
-use crate::access::ssh::AccessError;
+use crate::access::ssh::{AccessError, NoPlace};
 use crate::error::{Hinted, chain};
 use crate::fleet::credentials::CredentialError;
 
 use super::authority::AuthorityError;
 use super::event::Step;
+use super::reboot::RebootError;
 use super::store::StoreError;
 
 /// Why a node's cycle stopped.
@@ -27,6 +28,9 @@ pub enum CycleError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The node's restart.
+    #[error(transparent)]
+    Reboot(#[from] RebootError),
     /// Certificates.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
@@ -37,15 +41,8 @@ pub enum CycleError {
         found: String,
     },
     /// Nowhere to put engine and payloads.
-    #[error("{needed} bytes are needed on the node, the roomiest place is {place} with {free} bytes")]
-    NoRoom {
-        /// Bytes.
-        needed: u64,
-        /// The place with the most room.
-        place: String,
-        /// Bytes free there.
-        free: u64,
-    },
+    #[error(transparent)]
+    Place(#[from] NoPlace),
     /// The engine's port stays closed.
     #[error("the engine's port {port} does not answer: {why}")]
     PortBlocked {
@@ -65,7 +62,8 @@ impl Hinted for CycleError {
             Self::Credentials(error) => error.hint(),
             Self::Access(error) => error.hint(),
             Self::Store(error) => error.hint(),
-            Self::NoRoom { place, .. } => Some(format!("free some room in {place}")),
+            Self::Reboot(error) => error.hint(),
+            Self::Place(error) => error.hint(),
             Self::PortBlocked { .. } => Some(
                 "set open_firewall = \"auto\", or let the box through the firewalls between it and the node"
                     .into(),

@@ -9,19 +9,19 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use crate::access::control::{ControlError, EngineClient};
-use crate::access::ssh::Ground;
 use crate::error::chain;
 use crate::firmware::component::{Component, ExitMeaning};
 use crate::firmware::outcome::Outcome;
 use crate::firmware::version;
 use crate::fleet::Mode;
-use crate::wire::message::{Failure, FailureKind, Fetch, Install, Notice, Reply, Request};
+use crate::wire::message::{Failure, FailureKind, Fetch, Install, Installed, Notice, Reply, Request};
 
-use super::authority::Authority;
 use super::cycle::Cycle;
 use super::error::CycleError;
+use super::establish::Established;
 use super::event::{Bytes, ComponentSummary, State, Step};
 use super::run::Run;
+use super::schedule::CANCELLED;
 
 /// Notices that may wait for their reader; more are the engine's to hold back.
 const NOTICES_MAX: usize = 64;
@@ -30,13 +30,9 @@ const NOTICES_MAX: usize = 64;
 ///
 /// # Errors
 /// [`CycleError`].
-pub async fn all(
-    cycle: &mut Cycle<'_>,
-    engine: &Arc<EngineClient>,
-    ground: &Ground,
-    authority: &Authority,
-) -> Result<(), CycleError> {
+pub async fn all(cycle: &mut Cycle<'_>, established: &Established) -> Result<(), CycleError> {
     cycle.enter(Step::Plan)?;
+    let engine = &established.engine;
     let baseline = cycle.run.baseline.clone();
     let mut to_do = Vec::new();
     for component in &baseline.components {
@@ -63,8 +59,14 @@ pub async fn all(
             return Err(CycleError::Cancelled);
         }
         let outcome = match unmet(component, &cycle.components) {
+            _ if cycle.run.is_component_cancelled(&component.id) => {
+                (None, Outcome::Skipped(CANCELLED.into()))
+            }
             Some(why) => (None, Outcome::Skipped(why)),
-            None => one(cycle, engine, ground, authority, component).await?,
+            None if cycle.run.dry_run => {
+                (None, Outcome::WouldUpdate(reason(cycle.run, component, from.as_deref())))
+            }
+            None => one(cycle, established, component).await?,
         };
         let (to, outcome) = outcome;
         cycle.components.push(ComponentSummary { id: component.id.clone(), from, to, outcome });
@@ -84,18 +86,28 @@ pub fn fill_in(run: &Run, components: &mut Vec<ComponentSummary>, why: &str) {
 
 /// What is clear before anything is sent; none when the component is to be installed.
 fn verdict(run: &Run, component: &Component, installed: Option<&str>) -> Option<Outcome> {
-    if let Some(installed) = installed {
-        let settled = match (version::compare(installed, &component.version), run.options.mode) {
-            (_, Mode::Rewrite) | (Ordering::Less, _) | (Ordering::Greater, Mode::Downgrade) => None,
-            (Ordering::Equal, _) => Some(Outcome::Current),
-            (Ordering::Greater, Mode::Upgrade) => Some(Outcome::NewerInstalled),
-        };
-        if settled.is_some() {
-            return settled;
-        }
+    match (version::compare(installed?, &component.version), run.options.mode) {
+        (_, Mode::Rewrite) | (Ordering::Less, _) | (Ordering::Greater, Mode::Downgrade) => None,
+        (Ordering::Equal, _) => Some(Outcome::Current),
+        (Ordering::Greater, Mode::Upgrade) => Some(Outcome::NewerInstalled),
     }
-    let would = || Outcome::Skipped(format!("dry run: {} would be installed", component.version));
-    run.dry_run.then(would)
+}
+
+/// Why a component would be installed, and what that takes, for a dry run.
+fn reason(run: &Run, component: &Component, installed: Option<&str>) -> String {
+    let brings = &component.version;
+    let why = match installed.map(|installed| (installed, version::compare(installed, brings))) {
+        None => format!("nothing is installed, {brings} would be"),
+        Some((installed, Ordering::Less)) => format!("{installed} is installed, {brings} is newer"),
+        Some((installed, Ordering::Equal)) => {
+            format!("{installed} is installed and would be written again (mode = \"rewrite\")")
+        }
+        Some((installed, Ordering::Greater)) => {
+            let mode = if run.options.mode == Mode::Rewrite { "rewrite" } else { "downgrade" };
+            format!("{installed} is installed, {brings} is older and wanted (mode = \"{mode}\")")
+        }
+    };
+    format!("{why}; {} bytes to send, about {} s to install", component.size, component.expected_s)
 }
 
 /// The prerequisite that is missing, in words.
@@ -103,14 +115,24 @@ fn unmet(component: &Component, done: &[ComponentSummary]) -> Option<String> {
     let met = |id| {
         done.iter().any(|other| {
             other.id == id
-                && matches!(other.outcome, Outcome::Updated | Outcome::Current | Outcome::NewerInstalled)
+                && matches!(
+                    other.outcome,
+                    Outcome::Updated | Outcome::Current | Outcome::NewerInstalled | Outcome::WouldUpdate(_)
+                )
         })
     };
     let missing = component.requires.iter().find(|id| !met((*id).clone()))?;
     Some(format!("needs {missing} first, which is not in place"))
 }
 
-async fn read_back(engine: &EngineClient, component: &Component) -> Result<Option<String>, CycleError> {
+/// The version a component has on the node now.
+///
+/// # Errors
+/// [`CycleError`].
+pub(super) async fn read_back(
+    engine: &EngineClient,
+    component: &Component,
+) -> Result<Option<String>, CycleError> {
     match engine.request(Request::ReadBack(component.read_back.clone())).await? {
         Reply::Version(version) => Ok(version),
         _ => Err(CycleError::Protocol),
@@ -120,18 +142,20 @@ async fn read_back(engine: &EngineClient, component: &Component) -> Result<Optio
 /// Send, install, verify. Returns the version read back and the outcome.
 async fn one(
     cycle: &mut Cycle<'_>,
-    engine: &Arc<EngineClient>,
-    ground: &Ground,
-    authority: &Authority,
+    established: &Established,
     component: &Component,
 ) -> Result<(Option<String>, Outcome), CycleError> {
+    let engine = &established.engine;
     cycle.enter(Step::Send)?;
-    match send(cycle, engine, ground, authority, component).await {
+    match send(cycle, established, component).await {
         Ok(()) => cycle.tell(State::Done, None),
         Err(CycleError::Control(ControlError::Engine(failure))) => return failed(cycle, &failure),
         Err(error) => return Err(error),
     }
 
+    if cycle.run.is_component_cancelled(&component.id) {
+        return Ok((None, Outcome::Skipped(CANCELLED.into())));
+    }
     cycle.enter(Step::Install)?;
     let install = Request::Install(Install {
         component: component.id.clone(),
@@ -141,8 +165,8 @@ async fn one(
     });
     // From here on a cancel waits: what is being written finishes.
     let installed = with_notices(cycle, engine, component, Step::Install, install, Interrupt::Never).await;
-    let (code, signal, log_tail) = match installed {
-        Ok(Reply::Installed { code, signal, log_tail, .. }) => (code, signal, log_tail),
+    let Installed { code, signal, log, .. } = match installed {
+        Ok(Reply::Installed(installed)) => installed,
         Ok(_) => return Err(CycleError::Protocol),
         Err(CycleError::Control(ControlError::Engine(failure))) => return failed(cycle, &failure),
         Err(error) => return Err(error),
@@ -154,7 +178,7 @@ async fn one(
             (None, Some(signal)) => format!("the installer was ended by signal {signal}"),
             (None, None) => "the installer ended without an exit code".to_owned(),
         };
-        let last = log_tail.lines().rev().find(|line| !line.trim().is_empty());
+        let last = log.lines().rev().find(|line| !line.trim().is_empty());
         let why = last.map_or(ended.clone(), |line| format!("{ended}: {}", line.trim()));
         cycle.tell(State::Failed, Some(format!("{}: {why}", cycle.node.address)));
         let to = read_back(engine, component).await?;
@@ -193,13 +217,8 @@ fn failed(cycle: &Cycle<'_>, failure: &Failure) -> Result<(Option<String>, Outco
     Ok((None, Outcome::Failed(why)))
 }
 
-async fn send(
-    cycle: &Cycle<'_>,
-    engine: &Arc<EngineClient>,
-    ground: &Ground,
-    authority: &Authority,
-    component: &Component,
-) -> Result<(), CycleError> {
+async fn send(cycle: &Cycle<'_>, established: &Established, component: &Component) -> Result<(), CycleError> {
+    let Established { engine, ground, authority, .. } = established;
     let short = |text: &str| heapless::String::try_from(text).map_err(|_| CycleError::Protocol);
     let fetch = Request::Fetch(Box::new(Fetch {
         sha256: component.sha256,
@@ -241,6 +260,7 @@ async fn with_notices(
             Some(notice) = notices.recv() => {
                 let (bytes, message) = match notice {
                     Notice::Fetching { done, total } => (Some(Bytes { done, total }), None),
+                    Notice::Pushed { done } => (Some(Bytes { done, total: component.size }), None),
                     Notice::Installing { seconds, line } => (None, Some(format!("{seconds} s {line}"))),
                 };
                 cycle.run.tell_component(&cycle.node.address, step, &component.id, bytes, message);

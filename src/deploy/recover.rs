@@ -1,30 +1,33 @@
-//! What a dead run left on nodes is taken back before anything new begins, and whenever an operator sweeps.
+//! What is outstanding in the journal is taken back: after a crash, when a node is back, when an operator sweeps.
 //!
 //! It works from the store's journal alone. Credentials are read anew from where the fleet pointed; `knows` hands
-//! over better ones (a fleet given now, a prompt). It never touches what it cannot identify as ours: that is the
-//! undo's own check.
+//! over better ones (a fleet given now, a prompt). It never touches what it cannot identify as ours, which is the
+//! undo's own check, nor what a deployment that lives in this process still needs, which is what `live` says.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use serde::Serialize;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use crate::access::undo::{EntryId, Undo};
 use crate::fleet::Node;
 use crate::wire::id::DeploymentId;
 
-use super::cycle::take_back;
 use super::event::{State, Step};
 use super::run::Run;
 use super::store::{Outstanding, Store, StoreError};
+use super::unwind::take_back;
 
 /// Nodes swept at once.
 const PARALLEL: usize = 32;
 
-/// All traces of one dead deployment on one node.
+/// All traces of one deployment on one node.
 pub struct Left {
     /// Whose.
     pub deployment: DeploymentId,
-    /// Where, as it was reached then.
+    /// Where, and how it is reached.
     pub node: Node,
     undos: Vec<(EntryId, Undo)>,
 }
@@ -56,25 +59,29 @@ pub struct Swept {
     pub outstanding: Option<String>,
 }
 
-/// What dead deployments left. `lives` says which deployments run in this process: their traces are theirs.
+/// Everything outstanding but what `live` says is still in use, by deployment and node.
 ///
 /// # Errors
 /// [`StoreError`] when the journal cannot be read.
-pub async fn left(store: &Store, lives: impl Fn(&DeploymentId) -> bool) -> Result<Vec<Left>, StoreError> {
-    let mut groups: Vec<Left> = Vec::new();
+pub async fn left(
+    store: &Store,
+    live: impl Fn(&DeploymentId, &Node) -> bool,
+) -> Result<Vec<Left>, StoreError> {
+    let mut all: Vec<Left> = Vec::new();
     let mut index = HashMap::new();
-    // Asked after the journal was read: whoever has an entry in it lived before, so nobody who lives is missed.
-    for Outstanding { entry, deployment, node, undo } in store.outstanding().await? {
-        if lives(&deployment) {
+    // Asked after the journal was read: a node that was in use when its entry was read has ended by then at worst.
+    let outstanding = store.outstanding().await?;
+    for Outstanding { entry, deployment, node, undo } in outstanding {
+        if live(&deployment, &node) {
             continue;
         }
-        let at = *index.entry((deployment.clone(), place(&node))).or_insert(groups.len());
-        match groups.get_mut(at) {
-            Some(group) => group.undos.push((entry, undo)),
-            None => groups.push(Left { deployment, node, undos: vec![(entry, undo)] }),
+        let at = *index.entry((deployment.clone(), place(&node))).or_insert(all.len());
+        match all.get_mut(at) {
+            Some(left) => left.undos.push((entry, undo)),
+            None => all.push(Left { deployment, node, undos: vec![(entry, undo)] }),
         }
     }
-    Ok(groups)
+    Ok(all)
 }
 
 impl Left {
@@ -113,32 +120,27 @@ pub async fn before(run: &Run, node: &Node, left: Vec<Left>) -> Vec<String> {
     still_there
 }
 
-/// Takes back everything that dead deployments left; `knows` may replace a journalled node by one with usable
-/// credentials.
-///
-/// # Errors
-/// [`StoreError`] when the journal cannot be read; a node's failure is in its [`Swept`].
+/// Takes all of it back, many nodes at once; `knows` may replace a journalled node by one with usable credentials.
 pub async fn sweep(
     store: &Store,
-    lives: impl Fn(&DeploymentId) -> bool,
-    knows: impl Fn(&Node) -> Option<Node>,
-) -> Result<Vec<Swept>, StoreError> {
-    let groups = left(store, lives).await?;
-    let limit = std::sync::Arc::new(tokio::sync::Semaphore::new(PARALLEL));
-    let mut tasks = tokio::task::JoinSet::new();
-    for group in groups {
-        let node = knows(&group.node).unwrap_or_else(|| group.node.clone());
+    left: Vec<Left>,
+    knows: impl Fn(&DeploymentId, &Node) -> Option<Node>,
+) -> Vec<Swept> {
+    let limit = Arc::new(Semaphore::new(PARALLEL));
+    let mut tasks = JoinSet::new();
+    for left in left {
+        let node = knows(&left.deployment, &left.node).unwrap_or_else(|| left.node.clone());
         let (store, limit) = (store.clone(), limit.clone());
         tasks.spawn(async move {
             let _turn = limit.acquire_owned().await;
-            group.take_back(&store, &node).await
+            left.take_back(&store, &node).await
         });
     }
     let mut swept = Vec::new();
     while let Some(done) = tasks.join_next().await {
         swept.extend(done.unwrap_or_default());
     }
-    Ok(swept)
+    swept
 }
 
 #[cfg(test)]
@@ -146,12 +148,11 @@ mod tests {
     use super::*;
     use crate::access::undo::EngineFiles;
 
-    fn node(address: &str) -> Node {
-        toml::from_str(&format!("address = \"{address}\"\nuser = \"root\"")).unwrap()
-    }
-
     #[test]
     fn a_node_is_the_same_in_every_notation() {
+        let node = |address: &str| -> Node {
+            toml::from_str(&format!("address = \"{address}\"\nuser = \"root\"")).unwrap()
+        };
         for same in ["fd00:ca::11", "[fd00:ca::11]", "FD00:CA:0:0:0:0:0:11"] {
             assert_eq!(place(&node(same)), ("fd00:ca::11".to_owned(), 22), "{same}");
         }
@@ -160,15 +161,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn traces_of_a_living_deployment_are_not_left_behind() {
+    async fn what_a_live_deployment_needs_is_not_taken_back() {
         let store = Store::in_memory().unwrap();
-        let [dead, lives]: [DeploymentId; 2] = ["dead".parse().unwrap(), "lives".parse().unwrap()];
-        for (deployment, address) in [(&dead, "fd00::1"), (&lives, "fd00::1"), (&dead, "[fd00::1]")] {
-            let undo = Undo::from(EngineFiles { directory: "/tmp/carena-x".into() });
-            store.arm(deployment, &node(address), &undo).await.unwrap();
+        let node: Node = toml::from_str("address = \"fd00::1\"\nuser = \"root\"").unwrap();
+        for deployment in ["live", "dead", "dead"] {
+            let undo = Undo::from(EngineFiles { directory: format!("/tmp/carena-{deployment}") });
+            store.arm(&deployment.parse().unwrap(), &node, &undo).await.unwrap();
         }
-        let left = left(&store, |deployment| *deployment == lives).await.unwrap();
-        let found: Vec<_> = left.iter().map(|left| (left.deployment.as_str(), left.undos.len())).collect();
-        assert_eq!(found, [("dead", 2)]);
+        let left = left(&store, |deployment, _| deployment.as_str() == "live").await.unwrap();
+        assert_eq!(left.len(), 1);
+        assert_eq!((left[0].deployment.as_str(), left[0].undos.len()), ("dead", 2));
     }
 }

@@ -1,6 +1,7 @@
-//! Deployments: begun, listed, watched, cancelled; many nodes at once, within the fleet's limits.
+//! Deployments: begun, listed, watched; many nodes at once, within the fleet's limits.
 //!
-//! One task per deployment hands out nodes to at most `parallel` tasks. A task that panics is that node's failure,
+//! One task per deployment hands the nodes out in the order of [`Turns`]. Cancelling is in `cancel`, retrying in
+//! `retry`, taking back what is left in `sweeper`. A task that panics is that node's failure,
 //! never the deployment's. The store gets the summary whenever a node ends.
 
 use std::collections::{HashMap, HashSet};
@@ -8,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinSet;
 
 use crate::cache::{Cache, CacheError};
@@ -17,17 +18,22 @@ use crate::firmware::baseline::Baseline;
 use crate::firmware::outcome::Exit;
 use crate::fleet::{Fleet, Node};
 use crate::https::Registry;
-use crate::wire::id::DeploymentId;
+use crate::wire::id::{ComponentId, DeploymentId};
 use crate::wire::inventory::Inventory;
 
+use super::cancel::Cancels;
 use super::cycle::Cycle;
 use super::event::{Event, NodeResult, NodeSummary, State, Step, Summary};
 use super::events::EventLog;
 use super::follow::Follow;
-use super::recover::{self, Left, Place, Swept};
+use super::recover::{self, Left, Place};
 use super::run::Run;
 use super::store::{Store, StoreError};
 use super::summary::Counts;
+use super::turns::Turns;
+
+/// Why a node or a component was not done, in the operator's words.
+pub const CANCELLED: &str = "cancelled by the operator";
 
 /// Deployments kept in memory for listing; the store keeps all.
 const LISTED_MAX: usize = 1_000;
@@ -110,9 +116,12 @@ impl Listed {
     }
 }
 
-struct Known {
-    summary: Summary,
-    cancel: watch::Sender<bool>,
+pub(super) struct Known {
+    pub(super) summary: Summary,
+    pub(super) cancels: watch::Sender<Cancels>,
+    pub(super) components: Vec<ComponentId>,
+    /// With their passwords, where the API gave some; kept while a trace may be left.
+    pub(super) nodes: Arc<[Node]>,
     inventories: HashMap<String, Inventory>,
     /// Its nodes; empty once it has ended.
     places: HashSet<Place>,
@@ -122,23 +131,35 @@ impl Known {
     fn lives(&self) -> bool {
         self.summary.ended.is_none()
     }
+
+    /// What could reach its nodes is forgotten once nothing is left to be done there.
+    pub(super) fn forget_credentials(&mut self) {
+        let clean = self.summary.nodes.iter().all(|(_, node)| node.outstanding_traces.is_empty());
+        if clean && !self.lives() {
+            self.nodes = Arc::default();
+        }
+    }
 }
 
-struct Inner {
-    store: Store,
+pub(super) struct Inner {
+    pub(super) store: Store,
     cache: Cache,
     registry: Registry,
     https_port: u16,
-    events: Arc<EventLog>,
+    pub(super) events: Arc<EventLog>,
     known: Mutex<HashMap<DeploymentId, Known>>,
     /// Grows whenever a deployment begins or ends.
     changes: watch::Sender<u64>,
     closing: AtomicBool,
+    /// One sweep at a time: two would ask a node twice at once.
+    pub(super) sweeping: tokio::sync::Mutex<()>,
+    /// A node ended with traces that could not be taken back.
+    pub(super) traces_left: Notify,
 }
 
 /// All deployments of this process. Cloning shares them.
 #[derive(Clone)]
-pub struct Deployments(Arc<Inner>);
+pub struct Deployments(pub(super) Arc<Inner>);
 
 impl Deployments {
     /// Over a store, a cache, and the box's HTTPS server at `https_port`.
@@ -152,26 +173,13 @@ impl Deployments {
             known: Mutex::default(),
             changes: watch::Sender::new(0),
             closing: AtomicBool::new(false),
+            sweeping: tokio::sync::Mutex::default(),
+            traces_left: Notify::new(),
         }))
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<DeploymentId, Known>> {
+    pub(super) fn known(&self) -> MutexGuard<'_, HashMap<DeploymentId, Known>> {
         self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes back what earlier, dead runs left; before anything else is begun.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn recover(&self, fleet: Option<&Fleet>) -> Result<Vec<Swept>, StoreError> {
-        let known: HashMap<Place, &Node> =
-            fleet.iter().flat_map(|fleet| &fleet.nodes).map(|node| (recover::place(node), node)).collect();
-        let knows = |journalled: &Node| known.get(&recover::place(journalled)).map(|node| (*node).clone());
-        recover::sweep(&self.0.store, |deployment| self.lives(deployment), knows).await
-    }
-
-    fn lives(&self, deployment: &DeploymentId) -> bool {
-        self.known().get(deployment).is_some_and(Known::lives)
     }
 
     /// Begins a deployment. It goes on by itself.
@@ -179,65 +187,76 @@ impl Deployments {
     /// # Errors
     /// [`StartError`]; no node was touched.
     pub async fn start(&self, fleet: Fleet, intent: Intent) -> Result<DeploymentId, StartError> {
+        self.begin(fleet, intent, None).await
+    }
+
+    pub(super) async fn begin(
+        &self,
+        fleet: Fleet,
+        intent: Intent,
+        retry_of: Option<DeploymentId>,
+    ) -> Result<DeploymentId, StartError> {
         let id = uuid::Uuid::now_v7().to_string();
         let deployment: DeploymentId = id.parse().map_err(|_| StartError::Store(StoreError::Closed))?;
         let opened = self.0.cache.open(&fleet.baseline)?;
-        let waiting = || NodeSummary {
-            result: NodeResult::Running,
-            path: None,
-            error: None,
-            components: Vec::new(),
-            outstanding_traces: Vec::new(),
-        };
         let summary = Summary {
             deployment: deployment.clone(),
+            retry_of,
             started: crate::clock::now_rfc3339(),
             ended: None,
             baseline: format!("{} {}", opened.baseline.id, opened.baseline.version),
             cancelled: false,
-            nodes: fleet.nodes.iter().map(|node| (node.address.clone(), waiting())).collect(),
+            nodes: fleet
+                .nodes
+                .iter()
+                .map(|node| (node.address.clone(), NodeSummary::new(NodeResult::Running)))
+                .collect(),
         };
-        let cancel = watch::Sender::new(false);
-        self.enter(
-            &fleet,
-            Known {
-                summary: summary.clone(),
-                cancel: cancel.clone(),
-                inventories: HashMap::new(),
-                places: fleet.nodes.iter().map(recover::place).collect(),
-            },
-        )?;
-        if let Err(error) = self.0.store.save(&summary).await {
+        let cancels = watch::Sender::new(Cancels::default());
+        let nodes: Arc<[Node]> = fleet.nodes.clone().into();
+        let components = &opened.baseline.components;
+        let known = Known {
+            summary: summary.clone(),
+            cancels: cancels.clone(),
+            components: components.iter().map(|component| component.id.clone()).collect(),
+            nodes: nodes.clone(),
+            inventories: HashMap::new(),
+            places: nodes.iter().map(recover::place).collect(),
+        };
+        self.enter(known)?;
+        if let Err(error) = self.0.store.begin(&summary, &fleet).await {
             self.known().remove(&deployment);
             return Err(error.into());
         }
-        let run = Arc::new(Run {
+        let run = Run {
             deployment: deployment.clone(),
             store: self.0.store.clone(),
             events: self.0.events.clone(),
+            payloads: opened.payloads.paced(fleet.options.bandwidth_max),
             baseline: opened.baseline,
-            payloads: opened.payloads,
-            options: fleet.options,
+            options: Arc::new(fleet.options),
             dry_run: intent == Intent::DryRun,
             registry: self.0.registry.clone(),
             https_port: self.0.https_port,
-            cancel,
-        });
+            index: 0,
+            cancels,
+        };
         self.0.changes.send_modify(|count| *count += 1);
         let deployments = self.clone();
-        tokio::spawn(async move { deployments.carry_out(run, fleet.nodes).await });
+        tokio::spawn(async move { deployments.carry_out(run, nodes).await });
         Ok(deployment)
     }
 
     /// Makes it known, unless one of its nodes is taken. One lock for the look and the entry: of two that want the
     /// same node at once, one gets it.
-    fn enter(&self, fleet: &Fleet, entered: Known) -> Result<(), StartError> {
+    fn enter(&self, entered: Known) -> Result<(), StartError> {
         let mut all = self.known();
         if self.0.closing.load(Ordering::SeqCst) {
             return Err(StartError::Closing);
         }
         for (id, other) in all.iter().filter(|(_, other)| other.lives()) {
-            if let Some(node) = fleet.nodes.iter().find(|node| other.places.contains(&recover::place(node))) {
+            if let Some(node) = entered.nodes.iter().find(|node| other.places.contains(&recover::place(node)))
+            {
                 return Err(StartError::Busy { node: node.address.clone(), deployment: id.clone() });
             }
         }
@@ -258,7 +277,7 @@ impl Deployments {
     /// What dead deployments left, by node.
     async fn left_behind(&self) -> HashMap<Place, Vec<Left>> {
         let mut by_place: HashMap<Place, Vec<Left>> = HashMap::new();
-        match recover::left(&self.0.store, |deployment| self.lives(deployment)).await {
+        match recover::left(&self.0.store, |id, node| self.is_live(id, node)).await {
             Ok(left) => left.into_iter().for_each(|left| {
                 by_place.entry(recover::place(&left.node)).or_default().push(left);
             }),
@@ -268,58 +287,66 @@ impl Deployments {
         by_place
     }
 
-    async fn carry_out(&self, run: Arc<Run>, nodes: Vec<Node>) {
+    /// Hands the nodes out as their turns come, until every one has its result.
+    async fn carry_out(&self, run: Run, nodes: Arc<[Node]>) {
         let mut left = self.left_behind().await;
+        let mut turns = Turns::new(&nodes, &run.options);
         let mut tasks = JoinSet::new();
         let mut indices = HashMap::new();
-        let mut waiting = nodes.into_iter().enumerate();
-        let mut failures = 0;
+        let mut cancels = run.cancels.subscribe();
         loop {
-            let stopped = |failures| run.options.failures_max > 0 && failures >= run.options.failures_max;
-            while tasks.len() < usize::from(run.options.parallel) && !run.is_cancelled() && !stopped(failures)
+            let withdrawn: Vec<usize> = cancels.borrow_and_update().nodes().collect();
+            for index in withdrawn.into_iter().filter(|index| turns.withdraw(*index)) {
+                self.skip(&run, index, CANCELLED).await;
+            }
+            while !run.cancels.borrow().all()
+                && let Some(index) = turns.hand_out()
             {
-                let Some((index, node)) = waiting.next() else { break };
-                let run = run.clone();
-                let earlier = left.remove(&recover::place(&node)).unwrap_or_default();
+                let (run, nodes) = (run.for_node(index), nodes.clone());
+                let earlier = nodes.get(index).and_then(|node| left.remove(&recover::place(node)));
                 let task = tasks.spawn(async move {
-                    let still_there = recover::before(&run, &node, earlier).await;
-                    let (mut summary, inventory) = Cycle::new(&run, index, &node).complete().await;
+                    let Some(node) = nodes.get(index) else { return (broken(), None) };
+                    let still_there = recover::before(&run, node, earlier.unwrap_or_default()).await;
+                    let (mut summary, inventory) = Cycle::new(&run, index, node).complete().await;
                     summary.outstanding_traces.extend(still_there);
                     (summary, inventory)
                 });
                 indices.insert(task.id(), index);
             }
-            let Some(ended) = tasks.join_next_with_id().await else { break };
+            let ended = tokio::select! {
+                ended = tasks.join_next_with_id() => ended,
+                Ok(()) = cancels.changed() => continue,
+            };
             let (task, node) = match ended {
-                Ok((task, node)) => (task, node),
-                Err(error) => (error.id(), (broken(), None)),
+                None => break,
+                Some(Ok(ended)) => ended,
+                Some(Err(error)) => (error.id(), (broken(), None)),
             };
             let Some(index) = indices.remove(&task) else { continue };
-            if node.0.result == NodeResult::Failed {
-                failures += 1;
-            }
+            turns.ended(index, node.0.result == NodeResult::Failed);
             self.node_ended(&run, index, node).await;
         }
-        for (index, _) in waiting {
-            let why =
-                if run.is_cancelled() { "cancelled by the operator" } else { "too many nodes failed before" };
-            let skipped = NodeSummary {
-                result: NodeResult::Skipped,
-                path: None,
-                error: Some(why.to_owned()),
-                components: Vec::new(),
-                outstanding_traces: Vec::new(),
-            };
-            self.node_ended(&run, index, (skipped, None)).await;
+        let why = match run.options.failures_max {
+            _ if run.cancels.borrow().all() => CANCELLED.to_owned(),
+            0 => "a node of an earlier wave failed".to_owned(),
+            max => format!("{max} nodes failed before (failures_max)"),
+        };
+        for index in turns.left() {
+            self.skip(&run, index, &why).await;
         }
         let summary = self.known().get_mut(&run.deployment).map(|known| {
             known.summary.ended = Some(crate::clock::now_rfc3339());
-            known.summary.cancelled = *known.cancel.borrow();
             known.places = HashSet::new();
+            known.forget_credentials();
             known.summary.clone()
         });
         self.save(summary).await;
         self.0.changes.send_modify(|count| *count += 1);
+    }
+
+    async fn skip(&self, run: &Run, index: usize, why: &str) {
+        let skipped = NodeSummary { error: Some(why.to_owned()), ..NodeSummary::new(NodeResult::Skipped) };
+        self.node_ended(run, index, (skipped, None)).await;
     }
 
     async fn node_ended(
@@ -328,6 +355,7 @@ impl Deployments {
         index: usize,
         (node, inventory): (NodeSummary, Option<Box<Inventory>>),
     ) {
+        let traces_left = !node.outstanding_traces.is_empty();
         let summary = self.known().get_mut(&run.deployment).and_then(|known| {
             let address = known.summary.nodes.get(index).map(|(address, _)| address.clone())?;
             if let Some(inventory) = inventory {
@@ -335,7 +363,7 @@ impl Deployments {
             }
             let state = if node.result == NodeResult::Done { State::Done } else { State::Failed };
             let message = node.error.clone().or_else(|| match node.result {
-                NodeResult::Cancelled => Some("cancelled by the operator".into()),
+                NodeResult::Cancelled => Some(CANCELLED.into()),
                 _ => None,
             });
             *known.summary.node_mut(index)? = node;
@@ -343,9 +371,12 @@ impl Deployments {
             Some(known.summary.clone())
         });
         self.save(summary).await;
+        if traces_left {
+            self.0.traces_left.notify_one();
+        }
     }
 
-    async fn save(&self, summary: Option<Summary>) {
+    pub(super) async fn save(&self, summary: Option<Summary>) {
         if let Some(summary) = summary
             && let Err(error) = self.0.store.save(&summary).await
         {
@@ -360,6 +391,14 @@ impl Deployments {
         list
     }
 
+    /// Addresses of the nodes that are not yet as they were found, or still wait for their turn.
+    pub fn nodes_under_way(&self) -> Vec<String> {
+        let all = self.known();
+        let waits = |(_, node): &&(String, NodeSummary)| node.result == NodeResult::Running;
+        let nodes = all.values().filter(|known| known.lives()).flat_map(|known| &known.summary.nodes);
+        nodes.filter(waits).map(|(address, _)| address.clone()).collect()
+    }
+
     /// A deployment, and its exit code once it has ended.
     pub fn get(&self, id: &DeploymentId) -> Option<(Summary, Option<Exit>)> {
         let summary = self.known().get(id)?.summary.clone();
@@ -370,19 +409,6 @@ impl Deployments {
     /// What a deployment found its nodes to be.
     pub fn inventories(&self, id: &DeploymentId) -> HashMap<String, Inventory> {
         self.known().get(id).map(|known| known.inventories.clone()).unwrap_or_default()
-    }
-
-    /// Cancels: nothing new starts, what is being written finishes, then everything is taken back. False when
-    /// there is no such deployment.
-    pub fn cancel(&self, id: &DeploymentId) -> bool {
-        let mut known = self.known();
-        let found = known.get_mut(id);
-        let Some(known) = found else { return false };
-        if known.lives() {
-            known.summary.cancelled = true;
-            known.cancel.send_replace(true);
-        }
-        true
     }
 
     /// The baselines that can be named by their id.
@@ -407,7 +433,7 @@ impl Deployments {
 
     /// Whether a deployment has ended, or is not known.
     pub fn has_ended(&self, id: &DeploymentId) -> bool {
-        !self.lives(id)
+        !self.known().get(id).is_some_and(Known::lives)
     }
 
     /// Events after a number, and those to come.
@@ -443,10 +469,8 @@ impl Deployments {
 /// A node whose task panicked. Its traces are in the journal and are swept by the next recovery.
 fn broken() -> NodeSummary {
     NodeSummary {
-        result: NodeResult::Failed,
-        path: None,
         error: Some("BUG: this node's task ended without a result; please report it with the log".into()),
-        components: Vec::new(),
         outstanding_traces: vec!["whatever the journal lists; run carena sweep".into()],
+        ..NodeSummary::new(NodeResult::Failed)
     }
 }

@@ -79,9 +79,9 @@ impl Outcome {
         matches!(self, Self::Failed(_) | Self::Unverified(_))
     }
 
-    /// Whether something was installed.
+    /// Whether something was installed, or would be.
     pub fn is_change(&self) -> bool {
-        matches!(self, Self::Updated | Self::UpdatedRebootNeeded)
+        matches!(self, Self::Updated | Self::UpdatedRebootNeeded | Self::WouldUpdate(_))
     }
 }
 
@@ -150,6 +150,7 @@ mod tests {
         };
         Summary {
             deployment: "x".parse().unwrap(),
+            retry_of: None,
             started: String::new(),
             ended: None,
             baseline: "demo".into(),
@@ -168,6 +169,7 @@ mod tests {
             exit(Done, &[Outcome::Current, Outcome::NotApplicable("os".into())], &[]),
             Exit::NothingNeeded
         );
+        assert_eq!(exit(Done, &[Outcome::Current, Outcome::WouldUpdate("1".into())], &[]), Exit::Done);
         assert_eq!(exit(Done, &[Outcome::Updated, Outcome::Failed("x".into())], &[]), Exit::Failed);
         assert_eq!(exit(Done, &[Outcome::Unverified("x".into())], &[]), Exit::Failed);
         assert_eq!(exit(Done, &[Outcome::Updated], &["engine files"]), Exit::Failed);
@@ -201,6 +203,7 @@ mod tests {
         };
         let summary = Summary {
             deployment: "x".parse().unwrap(),
+            retry_of: None,
             started: String::new(),
             ended: None,
             baseline: "demo".into(),

@@ -8,15 +8,12 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use crate::paths::ENGINE_MARKER_FILE;
-use crate::wire::firewall::{FirewallTool, RuleSpec};
+use crate::paths::{ENGINE_MARKER_FILE, ENGINE_RULE_FILE};
+use crate::wire::firewall::RuleSpec;
 use crate::wire::message::StartConfig;
 
 /// Where firewall tools are; a daemon's PATH may lack sbin.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// Rules of ours there may be at most; an end for the loop should the tool misbehave.
-const RULES_MAX: u32 = 8;
 
 /// SIGTERM, as something to poll. Blocked in this thread before any other is made.
 ///
@@ -31,24 +28,23 @@ pub fn signals() -> io::Result<SignalFd> {
 
 /// Takes back what the box opened and copied. Nobody is there to hear of a failure; the box's sweep is next.
 pub fn take_oneself_away(config: &StartConfig, directory: &Path, port: u16) {
-    let rule = RuleSpec {
-        tool: FirewallTool::for_address(config.box_address),
-        deployment: config.deployment.clone(),
-        from: config.box_address,
-        port,
-    };
-    for _ in 0..RULES_MAX {
-        let mut tool = Command::new(rule.tool.program());
-        tool.env_clear().env("PATH", PATH).args(["-w", "5", "-D"]).args(rule.arguments());
-        tool.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        #[expect(clippy::disallowed_methods, reason = "the node's own firewall tool; no installer runs now")]
-        let deleted = tool.status().is_ok_and(|status| status.success());
-        if !deleted {
-            break;
-        }
-    }
+    close_port(config, directory, port);
     let owner = std::fs::read_to_string(directory.join(ENGINE_MARKER_FILE));
     if owner.is_ok_and(|owner| owner.trim() == config.deployment.as_str()) {
         let _ = std::fs::remove_dir_all(directory);
     }
+}
+
+/// Closes what the box noted in the engine's directory before it opened it; no note, no rule.
+fn close_port(config: &StartConfig, directory: &Path, port: u16) {
+    let Ok(noted) = std::fs::read(directory.join(ENGINE_RULE_FILE)) else { return };
+    let Ok(rule) = serde_json::from_slice::<RuleSpec>(&noted) else { return };
+    if rule.deployment != config.deployment || rule.port != port {
+        return;
+    }
+    let mut shell = Command::new("/bin/sh");
+    shell.arg("-c").arg(rule.close_script()).env_clear().env("PATH", PATH).env("LC_ALL", "C");
+    shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    #[expect(clippy::disallowed_methods, reason = "the node's own firewall tool; no installer runs now")]
+    let _ = shell.status();
 }

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use super::file::{Node, PrivilegeKind};
-use crate::access::ssh::{Auth, HostKeyPolicy, Privilege, Target};
+use crate::access::ssh::{HostKeyPolicy, Key, Privilege, Target};
 use crate::error::Hinted;
 use crate::secret::Secret;
 
@@ -62,19 +62,22 @@ pub fn target(node: &Node, pinned: Option<String>) -> Result<Target, CredentialE
         (None, Some(path)) => Some(read("password", path)?),
         (None, None) => None,
     };
-    let auth = match (&node.key_file, &password) {
-        (Some(path), _) => Auth::Key { pem: read_whole("key", path)?, passphrase: None },
-        (None, Some(password)) => Auth::Password(password.clone()),
-        (None, None) => return Err(CredentialError::Missing { user: node.user.clone() }),
+    let key = match (&node.key_file, &node.key_passphrase_file) {
+        (Some(path), passphrase) => Some(Key {
+            pem: read_whole("key", path)?,
+            passphrase: passphrase.as_ref().map(|path| read("key passphrase", path)).transpose()?,
+        }),
+        (None, _) => None,
     };
+    if key.is_none() && password.is_none() {
+        return Err(CredentialError::Missing { user: node.user.clone() });
+    }
+    let own = node.privilege_password_file.as_ref();
+    let own = own.map(|path| read("privilege password", path)).transpose()?;
     let privilege = match node.privilege {
         PrivilegeKind::Root => Privilege::Root,
-        PrivilegeKind::Sudo => Privilege::Sudo {
-            password: match &node.privilege_password_file {
-                Some(path) => Some(read("privilege password", path)?),
-                None => password,
-            },
-        },
+        PrivilegeKind::Sudo => Privilege::Sudo { login: password.clone(), own },
+        PrivilegeKind::Su => Privilege::Su { password: own },
     };
     let host_key = match node.host_key.clone().or(pinned) {
         Some(fingerprint) => HostKeyPolicy::Pinned(fingerprint),
@@ -84,7 +87,8 @@ pub fn target(node: &Node, pinned: Option<String>) -> Result<Target, CredentialE
         address: node.host().to_owned(),
         port: node.port,
         user: node.user.clone(),
-        auth,
+        key,
+        password,
         privilege,
         host_key,
     })

@@ -8,14 +8,15 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::options::Options;
 use crate::error::Hinted;
 use crate::secret::Secret;
 
 /// Most nodes in one fleet.
 pub const NODES_MAX: usize = 10_000;
 
-/// What to bring to which nodes.
-#[derive(Debug, Clone, Deserialize)]
+/// What to bring to which nodes. As it is serialised, into the store, it holds no secret.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fleet {
     /// An id in the cache, or a directory.
@@ -26,71 +27,6 @@ pub struct Fleet {
     /// Where.
     #[serde(rename = "node", alias = "nodes", default)]
     pub nodes: Vec<Node>,
-}
-
-/// How the whole deployment is run.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Options {
-    /// Whether the node's firewall may be opened.
-    pub open_firewall: OpenFirewall,
-    /// Whether nodes are rebooted.
-    pub reboot: Reboot,
-    /// What to do with versions that are there already.
-    pub mode: Mode,
-    /// Nodes at once.
-    pub parallel: u16,
-    /// No new node is begun after this many have failed; 0 = never stop.
-    pub failures_max: u32,
-    /// Seconds after which an engine that hears nothing takes itself away.
-    pub lease_s: u32,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            open_firewall: OpenFirewall::Auto,
-            reboot: Reboot::IfNeeded,
-            mode: Mode::Upgrade,
-            parallel: 64,
-            failures_max: 0,
-            lease_s: 300,
-        }
-    }
-}
-
-/// Whether the node's firewall may be opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OpenFirewall {
-    /// Only if the engine's port does not answer.
-    Auto,
-    /// Always.
-    Yes,
-    /// Never.
-    No,
-}
-
-/// Whether nodes are rebooted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Reboot {
-    /// Never; what needs one is reported.
-    Never,
-    /// When a component needs one. Until rebooting is built, what needs one is reported, as with `never`.
-    IfNeeded,
-}
-
-/// What to do with versions that are there already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Mode {
-    /// Older versions only.
-    Upgrade,
-    /// Newer ones too.
-    Downgrade,
-    /// The same one too.
-    Rewrite,
 }
 
 /// A node. Files are named, not read: what is kept of a node (in the journal) holds no secret.
@@ -105,6 +41,12 @@ pub struct Node {
     /// How it is reached.
     #[serde(default)]
     pub access: AccessKind,
+    /// The group it belongs to, for `[options] order`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Never two nodes with the same name here at once: the members of a cluster, two paths to one disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exclusive: Option<String>,
     /// User to log in as.
     pub user: String,
     /// File with the password.
@@ -113,10 +55,13 @@ pub struct Node {
     /// File with an OpenSSH private key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_file: Option<PathBuf>,
+    /// File with the passphrase that decrypts the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_passphrase_file: Option<PathBuf>,
     /// How root's rights are had.
     #[serde(default)]
     pub privilege: PrivilegeKind,
-    /// File with the password that sudo asks for, if it is not the login's.
+    /// File with the password that sudo asks for, if it is not the login's; or root's, which su asks for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub privilege_password_file: Option<PathBuf>,
     /// The host key's fingerprint, `SHA256:…`, if it is known beforehand.
@@ -149,6 +94,8 @@ pub enum PrivilegeKind {
     Root,
     /// By sudo.
     Sudo,
+    /// By su.
+    Su,
 }
 
 /// Why a fleet cannot be used.
@@ -208,7 +155,9 @@ impl Fleet {
                 why: error.message().to_owned(),
             }
         })?;
-        let base = path.parent().unwrap_or(Path::new("."));
+        // Absolute, because it is kept: a sweep or a retry may be called from another directory.
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let base = absolute.parent().unwrap_or(Path::new("/"));
         if fleet.baseline.contains('/') {
             fleet.baseline = base.join(&fleet.baseline).to_string_lossy().into_owned();
         }
@@ -222,7 +171,7 @@ impl Fleet {
                     ),
                 });
             }
-            for file in [&mut node.password_file, &mut node.key_file, &mut node.privilege_password_file] {
+            for file in node.files_mut() {
                 *file = file.take().map(|file| base.join(file));
             }
         }
@@ -236,12 +185,10 @@ impl Fleet {
     /// [`FleetError`].
     pub fn from_json(value: serde_json::Value) -> Result<Self, FleetError> {
         let place = "request".to_owned();
-        let fleet: Self = serde_json::from_value(value)
+        let mut fleet: Self = serde_json::from_value(value)
             .map_err(|error| FleetError::Syntax { place: place.clone(), why: error.to_string() })?;
-        let files = |node: &&Node| {
-            node.password_file.is_some() || node.key_file.is_some() || node.privilege_password_file.is_some()
-        };
-        if let Some(node) = fleet.nodes.iter().find(files) {
+        let names_files = |node: &mut Node| node.files_mut().into_iter().any(|file| file.is_some());
+        if let Some(node) = fleet.nodes.iter_mut().find_map(|node| names_files(node).then_some(node)) {
             let why =
                 format!("node {}: a request cannot name files of the box; send the password", node.address);
             return Err(FleetError::Invalid { place, why });
@@ -262,11 +209,12 @@ impl Fleet {
         if self.nodes.len() > NODES_MAX {
             return invalid(format!("{} nodes; at most {NODES_MAX} in one deployment", self.nodes.len()));
         }
-        if self.options.parallel == 0 {
-            return invalid("parallel = 0 would never begin".into());
+        if let Some(why) = self.options.fault() {
+            return invalid(why);
         }
-        if !(10..=86_400).contains(&self.options.lease_s) {
-            return invalid(format!("lease_s = {}; it is 10 to 86400 seconds", self.options.lease_s));
+        let grouped = |name: &&String| self.nodes.iter().any(|node| node.group.as_ref() == Some(name));
+        if let Some(name) = self.options.order.iter().find(|name| !grouped(name)) {
+            return invalid(format!("order: no node is of group {name}"));
         }
         let mut seen = std::collections::HashSet::new();
         for node in &self.nodes {
@@ -280,6 +228,16 @@ impl Fleet {
 }
 
 impl Node {
+    /// Every field that names a file.
+    fn files_mut(&mut self) -> [&mut Option<PathBuf>; 4] {
+        [
+            &mut self.password_file,
+            &mut self.key_file,
+            &mut self.key_passphrase_file,
+            &mut self.privilege_password_file,
+        ]
+    }
+
     /// The address without brackets.
     pub fn host(&self) -> &str {
         let inner = self.address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));

@@ -1,4 +1,4 @@
-//! Short names that travel: deployment and component ids.
+//! Short names that travel: ids of deployments and components, names that a node gave something.
 //!
 //! Bounded and of a harmless alphabet, so that they can stand in a path, a rule's comment, a URL or a log line
 //! without quoting. Longer or other text fails at decoding, without an allocation.
@@ -81,6 +81,11 @@ id!(
 id!(
     /// A baseline.
     BaselineId,
+    64
+);
+id!(
+    /// What something is called on a node: a firewall's table, chain or zone, a program.
+    NodeName,
     64
 );
 

@@ -77,41 +77,86 @@ pub enum AccessError {
         found: String,
     },
     /// Not let in.
-    #[error("user {user} was not let in (the server would take: {methods})")]
+    #[error("user {user} was not let in ({}the server would take: {methods})", accepted_text(accepted))]
     AuthRejected {
         /// The user.
         user: String,
         /// What the server would take.
         methods: String,
+        /// What it has accepted before.
+        accepted: String,
     },
-    /// The key file is none, or is encrypted.
-    #[error("the private key cannot be read: not an OpenSSH key, or encrypted")]
+    /// The server asks something that no password answers.
+    #[error("the server asks user {user} something that is not answered here: \"{question}\"")]
+    Question {
+        /// The user.
+        user: String,
+        /// The question.
+        question: String,
+    },
+    /// The key file is none.
+    #[error("the private key cannot be read: it is neither an OpenSSH nor a PKCS #8 key")]
     KeyUnusable,
+    /// The key is encrypted.
+    #[error("the private key is encrypted, and no passphrase is given")]
+    KeyEncrypted,
+    /// The key stays encrypted.
+    #[error("the passphrase does not open the private key")]
+    PassphraseWrong,
     /// Not root.
     #[error("user {user} is not root")]
     NotRoot {
         /// The user.
         user: String,
     },
-    /// sudo wants a password that there is not.
-    #[error("sudo asks user {user} for a password, and none is given")]
-    SudoNeedsPassword {
-        /// The user.
-        user: String,
+    /// The server runs something else than what was asked, or nothing.
+    #[error("the server did not run our command but answered: \"{said}\"")]
+    NotRun {
+        /// The last line of what came instead.
+        said: String,
     },
-    /// sudo does not take the password.
-    #[error("sudo does not take the password of user {user}")]
-    SudoPasswordWrong {
-        /// The user.
-        user: String,
+    /// The server opens no session.
+    #[error("the SSH server opens no session")]
+    NoSession {
+        /// What was seen.
+        #[source]
+        source: russh::Error,
     },
-    /// sudo refuses.
-    #[error("sudo refuses user {user}: {why}")]
-    SudoRefused {
+    /// sudo or su wants a password that there is not.
+    #[error("{tool} asks user {user} for the password of {whose}, and none is given")]
+    PrivilegeNeedsPassword {
+        /// sudo or su.
+        tool: &'static str,
         /// The user.
         user: String,
-        /// sudo's own words.
+        /// Whose password is asked for.
+        whose: String,
+    },
+    /// sudo or su does not take the password.
+    #[error("{tool} does not take the password of user {whose}")]
+    PrivilegePasswordWrong {
+        /// sudo or su.
+        tool: &'static str,
+        /// Whose password was asked for.
+        whose: String,
+    },
+    /// sudo or su refuses.
+    #[error("{tool} refuses user {user}: {why}")]
+    PrivilegeRefused {
+        /// sudo or su.
+        tool: &'static str,
+        /// The user.
+        user: String,
+        /// Its own words.
         why: String,
+    },
+    /// The node does not let the engine run.
+    #[error("the node does not let a program run in {directory}, though its mount would: {said}")]
+    ExecDenied {
+        /// The engine's directory.
+        directory: String,
+        /// What the shell said, and which security modules the node has.
+        said: String,
     },
     /// A command on the node failed.
     #[error("{what} failed on the node with exit code {code}: {stderr}")]
@@ -164,15 +209,29 @@ impl Hinted for AccessError {
             Self::HostKeyChanged { .. } => {
                 "find out why before going on: if the node was reinstalled, set host_key to the new fingerprint"
             }
-            Self::AuthRejected { .. } => "check user and password or key; it was tried once",
-            Self::KeyUnusable => "give an OpenSSH private key without a passphrase",
-            Self::NotRoot { .. } => "set privilege = \"sudo\" for this node",
-            Self::SudoNeedsPassword { .. } => "name a privilege_password_file",
-            Self::SudoPasswordWrong { .. } => "correct the password; it was tried once",
-            Self::SudoRefused { .. } => "let this user run sudo on the node, or use another",
+            Self::AuthRejected { .. } => {
+                "check user, password and key, and that there is one for each method; each was tried once"
+            }
+            Self::Question { .. } => "log in by hand once and answer it, or use a key",
+            Self::KeyUnusable => "give a private key, not its .pub file",
+            Self::KeyEncrypted => "name a key_passphrase_file",
+            Self::PassphraseWrong => "correct the passphrase",
+            Self::NotRoot { .. } => "set privilege = \"sudo\" or \"su\" for this node",
+            Self::NotRun { .. } => "check the user's login shell, and ForceCommand in the node's sshd_config",
+            Self::NoSession { .. } => "check MaxSessions in the node's sshd_config",
+            Self::PrivilegeNeedsPassword { .. } => "name a privilege_password_file with that password",
+            Self::PrivilegePasswordWrong { .. } => "correct the password; it was tried once",
+            Self::PrivilegeRefused { .. } => "allow it to this user on the node, or use another",
+            Self::ExecDenied { .. } => {
+                "SELinux, AppArmor or fapolicyd on the node forbids it: allow it there for the time of the deployment"
+            }
             Self::Script { .. } | Self::Answer { .. } | Self::ScriptTimedOut { .. } => return None,
             Self::Lost { .. } => "check the network; what was left on the node is listed and swept later",
         };
         Some(hint.to_owned())
     }
+}
+
+fn accepted_text(accepted: &str) -> String {
+    if accepted.is_empty() { String::new() } else { format!("it has accepted the {accepted}; ") }
 }

@@ -1,25 +1,71 @@
 //! One command on the node with root's rights, its input and its output.
 //!
-//! The script says [`READY`] when it runs. Only then is its input sent: before that, sudo could be reading, and
-//! would take a key for a password. The password is sent when sudo asks, once; a second prompt ends it.
+//! The script says [`READY`] when it runs with root's rights. Only then is its input sent: before that, sudo or su
+//! could be reading, and would take a key for a password. A password is sent when it is asked for, once. At a second
+//! question the asking program is killed before it can count another attempt against the account: a lost input
+//! would be one. A terminal is asked for only where sudo or su wants one, and it is raw: no byte is changed by it.
 
 use std::time::Duration;
 
-use russh::ChannelMsg;
+use russh::client::Msg;
+use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Pty, Sig};
 
 use super::error::AccessError;
-use super::{Session, script};
+use super::login_shell::{self, Become, PROCESS, READY};
+use super::{Privilege, Session};
+use crate::secret::Secret;
 
-/// First line of every script's output.
-pub const READY: &str = "carena-ready\n";
+/// Bytes of a packet, the most that OpenSSH takes. For each packet that arrives sshd copies what its program has not read
+/// yet: an engine in few large packets costs the node 18 ms of CPU less than in many small ones.
+const PACKET_BYTES: usize = 32 * 1024;
 
 /// Most bytes kept of a command's output and of its errors.
 const OUTPUT_BYTES_MAX: usize = 1024 * 1024;
 
+/// A killed program is gone by then, or cannot be killed.
+const KILL_MAX: Duration = Duration::from_secs(1);
+
+/// A terminal that changes nothing: no echo, no line editing, no signals, no flow control, no line ends (RFC 4254
+/// section 8). The speeds are there because some servers set them to 0 otherwise, which hangs up.
+const RAW: &[(Pty, u32)] = &[
+    (Pty::ECHO, 0),
+    (Pty::ICANON, 0),
+    (Pty::ISIG, 0),
+    (Pty::IEXTEN, 0),
+    (Pty::ICRNL, 0),
+    (Pty::INLCR, 0),
+    (Pty::IGNCR, 0),
+    (Pty::IXON, 0),
+    (Pty::IXOFF, 0),
+    (Pty::IXANY, 0),
+    (Pty::OPOST, 0),
+    (Pty::ONLCR, 0),
+    (Pty::CS8, 1),
+    (Pty::TTY_OP_ISPEED, 38_400),
+    (Pty::TTY_OP_OSPEED, 38_400),
+];
+
 /// What a command said.
 pub struct Output {
-    /// Standard output after [`READY`].
+    /// Standard output of the script itself.
     pub stdout: String,
+}
+
+/// What came of one try.
+#[derive(Default)]
+struct Seen {
+    /// What sudo was told to ask with.
+    prompt: String,
+    /// Everything before [`READY`], both streams.
+    before: Vec<u8>,
+    /// How much of it was looked at for questions.
+    read: usize,
+    /// Questions for a password.
+    asked: u32,
+    ready: bool,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    code: Option<i64>,
 }
 
 impl Session {
@@ -31,83 +77,240 @@ impl Session {
         input: &[u8],
         limit: Duration,
     ) -> Result<Output, AccessError> {
-        let seconds = limit.as_secs();
-        tokio::time::timeout(limit, self.run_unbounded(what, body, input))
+        let work = async {
+            let mut seen = self.attempt(body, input).await?;
+            if !seen.ready && !self.terminal && wants_terminal(&seen.said_before()) {
+                self.terminal = true;
+                seen = self.attempt(body, input).await?;
+            }
+            self.judge(what, &seen)
+        };
+        tokio::time::timeout(limit, work)
             .await
-            .map_err(|_| AccessError::ScriptTimedOut { what, seconds })?
+            .map_err(|_| AccessError::ScriptTimedOut { what, seconds: limit.as_secs() })?
     }
 
-    async fn run_unbounded(
-        &mut self,
-        what: &'static str,
-        body: &str,
-        input: &[u8],
-    ) -> Result<Output, AccessError> {
+    async fn attempt(&self, body: &str, input: &[u8]) -> Result<Seen, AccessError> {
         let lost = |source| AccessError::Lost { source };
         let prompt = format!("carena-{}:", uuid::Uuid::now_v7().simple());
-        let shell = script::shell(body);
-        let command = match &self.sudo {
-            None => shell,
-            Some(_) => format!("sudo -S -p {prompt} {shell}"),
+        let command = match &self.privilege {
+            Privilege::Root => login_shell::command(body, &Become::Root),
+            Privilege::Sudo { .. } => login_shell::command(body, &Become::Sudo { prompt: &prompt }),
+            Privilege::Su { .. } => login_shell::command(body, &Become::Su),
         };
-        let mut channel = self.handle.channel_open_session().await.map_err(lost)?;
+        let channel = self.handle.channel_open_session().await.map_err(|source| match source {
+            russh::Error::ChannelOpenFailure(_) => AccessError::NoSession { source },
+            source => lost(source),
+        })?;
+        if self.terminal {
+            channel.request_pty(true, "dumb", 80, 24, 0, 0, RAW).await.map_err(lost)?;
+        }
         channel.exec(true, command).await.map_err(lost)?;
-        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        let (mut code, mut asked, mut fed) = (None, 0, false);
-        while let Some(message) = channel.wait().await {
+        let (mut reader, writer) = channel.split();
+        let mut seen = Seen { prompt, ..Seen::default() };
+        let feed = async {
+            // What the node does not take it has its reasons for: its exit code tells.
+            let _ = send(&writer, input).await;
+            if !self.terminal {
+                let _ = writer.eof().await;
+            }
+        };
+        tokio::pin!(feed);
+        let mut fed = false;
+        loop {
+            let message = tokio::select! {
+                message = reader.wait() => message,
+                () = &mut feed, if seen.ready && !fed => {
+                    fed = true;
+                    continue;
+                }
+            };
             match message {
-                ChannelMsg::Data { data } => keep(&mut stdout, &data),
-                ChannelMsg::ExtendedData { data, .. } => keep(&mut stderr, &data),
-                ChannelMsg::ExitStatus { exit_status } => code = Some(i64::from(exit_status)),
-                _ => {}
+                None => return Ok(seen),
+                Some(ChannelMsg::Data { data }) => seen.output(&data),
+                Some(ChannelMsg::ExtendedData { data, .. }) => seen.errors(&data),
+                Some(ChannelMsg::ExitStatus { exit_status }) => seen.code = Some(i64::from(exit_status)),
+                Some(ChannelMsg::Failure) => {
+                    // Whether the node hears of it changes nothing.
+                    let _ = writer.close().await;
+                    return Err(AccessError::NotRun { said: "the request was refused".into() });
+                }
+                Some(_) => {}
             }
-            let prompts = String::from_utf8_lossy(&stderr).matches(&prompt).count();
-            if prompts > asked {
-                asked = prompts;
-                let user = self.user.clone();
-                let password = match self.sudo.as_ref().and_then(Option::as_ref) {
-                    None => return give_up(&channel, AccessError::SudoNeedsPassword { user }).await,
-                    Some(_) if asked > 1 => {
-                        return give_up(&channel, AccessError::SudoPasswordWrong { user }).await;
-                    }
-                    Some(password) => password,
+            while let Some(whose) = self.question(&mut seen) {
+                seen.asked += 1;
+                let answer = match self.answer(whose.as_deref()) {
+                    Ok(_) if seen.asked > 1 => Err(self.wrong(whose)),
+                    answer => answer,
                 };
-                let line = zeroize::Zeroizing::new(format!("{}\n", password.reveal()));
-                channel.data(line.as_bytes()).await.map_err(lost)?;
-            }
-            if !fed && stdout.starts_with(READY.as_bytes()) {
-                fed = true;
-                channel.data(input).await.map_err(lost)?;
-                channel.eof().await.map_err(lost)?;
+                match answer {
+                    Ok(password) => {
+                        let line = zeroize::Zeroizing::new(format!("{}\n", password.reveal()));
+                        writer.data(line.as_bytes()).await.map_err(lost)?;
+                    }
+                    Err(error) => {
+                        self.kill(&seen, &mut reader, &writer).await;
+                        return Err(error);
+                    }
+                }
             }
         }
-        let said = String::from_utf8_lossy(&stderr).replace(&prompt, "");
-        let said = said.trim();
-        if !fed {
-            return Err(self.refusal(what, code, asked, said));
+    }
+
+    /// Whether a password is asked for that was not asked for before, and whose, if the program says so.
+    fn question(&self, seen: &mut Seen) -> Option<Option<String>> {
+        if seen.ready || matches!(self.privilege, Privilege::Root) {
+            return None;
         }
-        match code {
-            Some(0) => {
-                let whole = String::from_utf8_lossy(&stdout);
-                Ok(Output { stdout: whole.strip_prefix(READY).unwrap_or(&whole).to_owned() })
+        let text = String::from_utf8_lossy(seen.before.get(seen.read..)?).into_owned();
+        let asked =
+            text.split_once(&seen.prompt).and_then(|(_, rest)| Some(rest.split_once(':')?.0.to_owned()));
+        // su, and a sudo whose administrator wants his own words, ask at the end of what they say.
+        let last = text.rsplit('\n').next().unwrap_or_default();
+        let own_words = last.to_ascii_lowercase().contains("password") && last.trim_end().ends_with(':');
+        let found = asked.map(Some).or(own_words.then_some(None))?;
+        seen.read = seen.before.len();
+        Some(found)
+    }
+
+    /// The password for `whose` account.
+    fn answer(&self, whose: Option<&str>) -> Result<&Secret, AccessError> {
+        let user = self.user.clone();
+        match &self.privilege {
+            Privilege::Sudo { login, own } => {
+                let of_user = whose.is_none_or(|whose| whose == self.user);
+                let password = own.as_ref().or(login.as_ref().filter(|_| of_user));
+                let whose = whose.unwrap_or(&user).to_owned();
+                password.ok_or(AccessError::PrivilegeNeedsPassword { tool: "sudo", user, whose })
             }
-            None => Err(lost(russh::Error::Disconnect)),
-            Some(code) => Err(AccessError::Script { what, code, stderr: said.to_owned() }),
+            Privilege::Su { password } => password.as_ref().ok_or_else(|| {
+                AccessError::PrivilegeNeedsPassword { tool: "su", user, whose: "root".into() }
+            }),
+            Privilege::Root => Err(AccessError::NotRoot { user }),
+        }
+    }
+
+    fn wrong(&self, whose: Option<String>) -> AccessError {
+        let (tool, default) = match self.privilege {
+            Privilege::Su { .. } => ("su", "root"),
+            _ => ("sudo", self.user.as_str()),
+        };
+        AccessError::PrivilegePasswordWrong { tool, whose: whose.unwrap_or_else(|| default.to_owned()) }
+    }
+
+    /// Ends the program that asks, by the server, or by its number where the server knows no signals.
+    async fn kill(&self, seen: &Seen, reader: &mut ChannelReadHalf, writer: &ChannelWriteHalf<Msg>) {
+        // Each of these may be refused; the next one is then tried, and at last the channel is closed anyway.
+        let _ = writer.signal(Sig::KILL).await;
+        let mut gone = ends(reader).await;
+        if let (false, Some(process)) = (gone, seen.process())
+            && let Ok(channel) = self.handle.channel_open_session().await
+        {
+            let _ = channel.exec(true, format!("/bin/sh -c 'kill -KILL {process}'")).await;
+            gone = ends(reader).await;
+        }
+        if !gone {
+            let _ = writer.close().await;
+        }
+    }
+
+    fn judge(&self, what: &'static str, seen: &Seen) -> Result<Output, AccessError> {
+        if !seen.ready {
+            return Err(self.refusal(seen));
+        }
+        let stdout = String::from_utf8_lossy(&seen.stdout);
+        match seen.code {
+            Some(0) => Ok(Output { stdout: stdout.into_owned() }),
+            None => Err(AccessError::Lost { source: russh::Error::Disconnect }),
+            Some(code) => {
+                let errors = String::from_utf8_lossy(&seen.stderr);
+                // A terminal makes one stream of both.
+                let said = if self.terminal { &stdout } else { &errors };
+                Err(AccessError::Script { what, code, stderr: said.trim().to_owned() })
+            }
         }
     }
 
     /// Why the script never ran.
-    fn refusal(&self, what: &'static str, code: Option<i64>, asked: usize, said: &str) -> AccessError {
-        let user = self.user.clone();
-        match (code, &self.sudo) {
-            (None, _) => AccessError::Lost { source: russh::Error::Disconnect },
-            (Some(_), Some(_)) if asked > 0 && said.contains("incorrect password") => {
-                AccessError::SudoPasswordWrong { user }
-            }
-            (Some(_), Some(_)) => AccessError::SudoRefused { user, why: said.to_owned() },
-            (Some(code), None) => AccessError::Script { what, code, stderr: said.to_owned() },
+    fn refusal(&self, seen: &Seen) -> AccessError {
+        let said = seen.said_before();
+        let why = reason(&said, &seen.prompt);
+        if seen.code.is_none() && why.is_empty() {
+            return AccessError::Lost { source: russh::Error::Disconnect };
+        }
+        let tool = match self.privilege {
+            Privilege::Root => return AccessError::NotRun { said: why },
+            Privilege::Sudo { .. } => "sudo",
+            Privilege::Su { .. } => "su",
+        };
+        // The outer script says its number before anything of the tool's.
+        if seen.process().is_none() {
+            return AccessError::NotRun { said: why };
+        }
+        let wrong = ["incorrect password", "Authentication failure"];
+        if seen.asked > 0 && wrong.iter().any(|words| said.contains(words)) {
+            return self.wrong(None);
+        }
+        AccessError::PrivilegeRefused { tool, user: self.user.clone(), why }
+    }
+}
+
+impl Seen {
+    fn output(&mut self, data: &[u8]) {
+        keep(&mut self.stdout, data);
+        if self.ready {
+            return;
+        }
+        keep(&mut self.before, data);
+        let text = String::from_utf8_lossy(&self.stdout);
+        let Some((_, after)) = text.split_once(READY) else { return };
+        let after = after.strip_prefix('\r').unwrap_or(after);
+        if let Some(after) = after.strip_prefix('\n') {
+            (self.ready, self.stdout) = (true, after.as_bytes().to_vec());
         }
     }
+
+    fn errors(&mut self, data: &[u8]) {
+        keep(if self.ready { &mut self.stderr } else { &mut self.before }, data);
+    }
+
+    fn said_before(&self) -> String {
+        String::from_utf8_lossy(&self.before).into_owned()
+    }
+
+    fn process(&self) -> Option<u32> {
+        let said = self.said_before();
+        let line = said.lines().find_map(|line| line.split_once(PROCESS))?;
+        line.1.trim().parse().ok()
+    }
+}
+
+/// The last thing said, which is the reason; without the question, and without our whole script in it.
+fn reason(said: &str, prompt: &str) -> String {
+    let mut parts = said.split(prompt);
+    let mut kept = parts.next().unwrap_or_default().to_owned();
+    kept.extend(parts.filter_map(|part| part.split_once(':')).map(|(_, rest)| rest));
+    let ours = |line: &str| line.is_empty() || line.contains(PROCESS);
+    let last = kept.lines().map(str::trim).rev().find(|line| !ours(line)).unwrap_or_default();
+    match (last.split_once('\''), last.rsplit_once('\'')) {
+        (Some((before, script)), Some((_, after))) if script.len() > 200 => format!("{before}…{after}"),
+        _ => last.chars().take(300).collect(),
+    }
+}
+
+/// sudo's `requiretty`, and what old versions of su say.
+fn wants_terminal(said: &str) -> bool {
+    ["must have a tty", "must be a tty", "must be run from a terminal"]
+        .iter()
+        .any(|words| said.contains(words))
+}
+
+/// Sends input in packets of [`PACKET_BYTES`].
+async fn send(writer: &ChannelWriteHalf<Msg>, input: &[u8]) -> Result<(), russh::Error> {
+    for packet in input.chunks(PACKET_BYTES) {
+        writer.data_bytes(packet.to_vec()).await?;
+    }
+    Ok(())
 }
 
 fn keep(kept: &mut Vec<u8>, data: &[u8]) {
@@ -115,11 +318,38 @@ fn keep(kept: &mut Vec<u8>, data: &[u8]) {
     kept.extend(data.iter().take(room));
 }
 
-async fn give_up<T>(
-    channel: &russh::Channel<russh::client::Msg>,
-    error: AccessError,
-) -> Result<T, AccessError> {
-    // Closing ends sudo's reading; whether the node hears it changes nothing.
-    let _ = channel.close().await;
-    Err(error)
+/// Whether the channel ends within [`KILL_MAX`].
+async fn ends(reader: &mut ChannelReadHalf) -> bool {
+    let end = async { while reader.wait().await.is_some() {} };
+    tokio::time::timeout(KILL_MAX, end).await.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_shell_prints_on_start_is_no_answer() {
+        let mut seen = Seen::default();
+        seen.output(b"Welcome!\n> caren");
+        assert!(!seen.ready);
+        seen.output(b"a-ready\r");
+        assert!(!seen.ready);
+        seen.output(b"\nuid 0\n");
+        assert!(seen.ready);
+        assert_eq!(seen.stdout, b"uid 0\n");
+    }
+
+    #[test]
+    fn the_reason_is_the_last_line_without_the_script() {
+        let long = "x".repeat(500);
+        let said = format!(
+            "We trust you have received the usual lecture\n\nSorry, user op is not allowed to execute '/bin/sh -c {long}' as root on node1.\n"
+        );
+        assert_eq!(reason(&said, "ask:"), "Sorry, user op is not allowed to execute … as root on node1.");
+        assert_eq!(
+            reason("carena-process 7\nask:op:op is not in the sudoers file.\n", "ask:"),
+            "op is not in the sudoers file."
+        );
+    }
 }

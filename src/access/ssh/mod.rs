@@ -1,27 +1,38 @@
 //! Linux nodes over SSH: one connection and one login for everything, few processes on the node.
 //!
-//! [`Session`] connects and runs commands; [`node`] is what is done on a node; [`script`] is the shell that does it.
-//! A hostile server gets nothing: it may open no channel, and a password is sent once.
+//! [`Session`] connects; [`login`] proves who the user is, [`exec`] runs commands as root, through any [`login_shell`];
+//! [`node`] is what is done on a node, [`script`] the shell that does it; [`ground`] and [`firewall`] are what is found
+//! there. A hostile server gets nothing: it may open no channel, and a password is sent once.
 
 mod error;
 mod exec;
+mod firewall;
+mod ground;
+mod login;
+mod login_shell;
 mod node;
+mod restart;
 mod script;
+mod stream;
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use russh::client::{self, AuthResult, KeyboardInteractiveAuthResponse};
-use russh::keys::{HashAlg, PrivateKeyWithHashAlg};
+use russh::client;
+use russh::keys::HashAlg;
 use russh::{Channel, Preferred, cipher, kex};
 
 use crate::secret::Secret;
 
+use stream::Prompt;
+
 pub use super::engine_image::{EngineImage, Unpacker};
 pub use error::AccessError;
-pub use node::{Copied, Ground, Opened, Place, Undone};
+pub use firewall::Firewall;
+pub use ground::{Ground, NoPlace, Place};
+pub use node::{Copied, Opened, Undone};
 
 /// A TCP connection takes at most this.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
@@ -32,26 +43,30 @@ const LOGIN_MAX: Duration = Duration::from_secs(30);
 /// sshd drops connections at random when many arrive at once (`MaxStartups`): tried again so often.
 const DROPPED_TRIES: u32 = 4;
 
-/// How the user proves who they are.
-pub enum Auth {
-    /// By password, also where PAM asks for it interactively.
-    Password(Secret),
-    /// By an OpenSSH private key.
-    Key {
-        /// The key file's text.
-        pem: Secret,
-        /// What decrypts it.
-        passphrase: Option<Secret>,
-    },
+/// An OpenSSH or PKCS #8 private key.
+#[derive(Clone)]
+pub struct Key {
+    /// The key file's text.
+    pub pem: Secret,
+    /// What decrypts it.
+    pub passphrase: Option<Secret>,
 }
 
 /// How root's rights are had.
+#[derive(Clone)]
 pub enum Privilege {
     /// The user is root.
     Root,
     /// By sudo.
     Sudo {
-        /// What sudo asks for, if it asks.
+        /// The login's password, which sudo takes unless `targetpw` or `rootpw` is set.
+        login: Option<Secret>,
+        /// The one that was given for sudo.
+        own: Option<Secret>,
+    },
+    /// By su.
+    Su {
+        /// root's password.
         password: Option<Secret>,
     },
 }
@@ -72,8 +87,10 @@ pub struct Target {
     pub port: u16,
     /// User.
     pub user: String,
-    /// Proof.
-    pub auth: Auth,
+    /// The key, if the user has one here.
+    pub key: Option<Key>,
+    /// The password, also where PAM asks for it interactively.
+    pub password: Option<Secret>,
     /// Root's rights.
     pub privilege: Privilege,
     /// Host key.
@@ -86,9 +103,11 @@ pub struct Session {
     host_key: String,
     local: SocketAddr,
     peer: SocketAddr,
+    round_trip: Duration,
     user: String,
-    /// `None` for root.
-    sudo: Option<Option<Secret>>,
+    privilege: Privilege,
+    /// Whether commands get a terminal: sudo or su has asked for one.
+    terminal: bool,
 }
 
 /// Judges the host key, and rejects every channel a server would open: nothing here ever asked for one.
@@ -196,8 +215,9 @@ impl Session {
             .map_err(|source| AccessError::NameNotFound { address: address.clone(), source })?;
         let mut last = AccessError::NoAddress { address: address.clone() };
         for peer in peers {
+            let asked = Instant::now();
             match tokio::time::timeout(CONNECT_MAX, tokio::net::TcpStream::connect(peer)).await {
-                Ok(Ok(stream)) => return Self::login(target, stream, peer).await,
+                Ok(Ok(stream)) => return Self::login(target, stream, peer, asked.elapsed()).await,
                 Ok(Err(source)) if source.kind() == std::io::ErrorKind::ConnectionRefused => {
                     last = AccessError::Refused { address: address.clone(), port };
                 }
@@ -212,10 +232,11 @@ impl Session {
         target: &Target,
         stream: tokio::net::TcpStream,
         peer: SocketAddr,
+        round_trip: Duration,
     ) -> Result<Self, AccessError> {
         let lost = |source| AccessError::Lost { source };
         let local = stream.local_addr().map_err(|source| lost(source.into()))?;
-        stream.set_nodelay(true).map_err(|source| lost(source.into()))?;
+        let stream = Prompt::new(stream).map_err(|source| lost(source.into()))?;
         let found = Arc::new(Mutex::new(String::new()));
         let pinned = match &target.host_key {
             HostKeyPolicy::FirstUse => None,
@@ -231,17 +252,23 @@ impl Session {
                 }
                 (source, _) => AccessError::Dropped { source },
             })?;
-            authenticate(&mut handle, target).await?;
+            login::authenticate(&mut handle, target).await?;
             Ok((handle, key))
         };
         let (handle, host_key) = tokio::time::timeout(LOGIN_MAX, work)
             .await
             .map_err(|_| AccessError::LoginTimedOut { seconds: LOGIN_MAX.as_secs() })??;
-        let sudo = match &target.privilege {
-            Privilege::Root => None,
-            Privilege::Sudo { password } => Some(password.clone()),
-        };
-        Ok(Self { handle, host_key, local, peer, user: target.user.clone(), sudo })
+        Ok(Self {
+            handle,
+            host_key,
+            local,
+            peer,
+            round_trip,
+            user: target.user.clone(),
+            privilege: target.privilege.clone(),
+            // su reads from its terminal; sudo says so when it wants one.
+            terminal: matches!(target.privilege, Privilege::Su { .. }),
+        })
     }
 
     /// The host key's fingerprint, `SHA256:…`.
@@ -257,6 +284,11 @@ impl Session {
     /// The node's end, its zone included.
     pub fn peer_address(&self) -> SocketAddr {
         self.peer
+    }
+
+    /// How long the node took to accept the connection: one round trip.
+    pub fn round_trip(&self) -> Duration {
+        self.round_trip
     }
 
     /// Ends the connection.
@@ -275,68 +307,4 @@ fn with_scope(address: &str, port: u16) -> Result<(String, u16), AccessError> {
     let index = nix::net::if_::if_nametoindex(zone)
         .map_err(|_| AccessError::NoZone { address: address.to_owned(), zone: zone.to_owned() })?;
     Ok((format!("{literal}%{index}"), port))
-}
-
-async fn authenticate(handle: &mut client::Handle<Guard>, target: &Target) -> Result<(), AccessError> {
-    let lost = |source| AccessError::Lost { source };
-    let user = target.user.as_str();
-    let result = match &target.auth {
-        Auth::Password(password) => {
-            let result = handle.authenticate_password(user, password.reveal()).await.map_err(lost)?;
-            match result {
-                // Where passwords go through PAM only: not a second try, the first was never looked at.
-                AuthResult::Failure { ref remaining_methods, .. }
-                    if !remaining_methods.contains(&russh::MethodKind::Password)
-                        && remaining_methods.contains(&russh::MethodKind::KeyboardInteractive) =>
-                {
-                    return interactive(handle, user, password).await;
-                }
-                result => result,
-            }
-        }
-        Auth::Key { pem, passphrase } => {
-            let key = russh::keys::decode_secret_key(pem.reveal(), passphrase.as_ref().map(Secret::reveal))
-                .map_err(|_| AccessError::KeyUnusable)?;
-            let hash = handle.best_supported_rsa_hash().await.map_err(lost)?.flatten();
-            let key = PrivateKeyWithHashAlg::new(Arc::new(key), hash);
-            handle.authenticate_publickey(user, key).await.map_err(lost)?
-        }
-    };
-    match result {
-        AuthResult::Success => Ok(()),
-        AuthResult::Failure { remaining_methods, .. } => Err(rejected(user, &remaining_methods)),
-    }
-}
-
-fn rejected(user: &str, methods: &russh::MethodSet) -> AccessError {
-    let methods: Vec<String> = methods.iter().map(|method| format!("{method:?}").to_lowercase()).collect();
-    AccessError::AuthRejected { user: user.to_owned(), methods: methods.join(", ") }
-}
-
-/// Answers one round of hidden prompts with the password; a second round would be a second try.
-async fn interactive(
-    handle: &mut client::Handle<Guard>,
-    user: &str,
-    password: &Secret,
-) -> Result<(), AccessError> {
-    let lost = |source| AccessError::Lost { source };
-    let mut answered = false;
-    let mut response =
-        handle.authenticate_keyboard_interactive_start(user, None::<String>).await.map_err(lost)?;
-    loop {
-        response = match response {
-            KeyboardInteractiveAuthResponse::Success => return Ok(()),
-            KeyboardInteractiveAuthResponse::Failure { remaining_methods, .. } => {
-                return Err(rejected(user, &remaining_methods));
-            }
-            KeyboardInteractiveAuthResponse::InfoRequest { prompts, .. } => {
-                if answered && !prompts.is_empty() {
-                    return Err(rejected(user, &russh::MethodSet::empty()));
-                }
-                answered |= !prompts.is_empty();
-                let answers = prompts.iter().map(|_| password.reveal().to_owned()).collect();
-                handle.authenticate_keyboard_interactive_respond(answers).await.map_err(lost)?
-            }
-        };
-    }
 }

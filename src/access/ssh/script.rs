@@ -1,68 +1,50 @@
-//! The shell that runs on nodes: POSIX, small, without a single quote, so that any login shell hands it on whole.
+//! The shell that runs on nodes: POSIX and small. What it looks like on its way is the business of [`super::login_shell`].
 //!
 //! Every value put into a script is an id, a path made of ids, a number or an address: none needs quoting. Each undo
 //! checks identity first and takes "already gone" as success; none follows a link out of the engine's directory.
 
 use crate::access::undo::{EngineFiles, EngineProcess, FirewallRule, Undo};
-use crate::paths::{ENGINE_BUSY_FILE, ENGINE_MARKER_FILE, ENGINE_PID_FILE, ENGINE_PROGRAM};
+use crate::paths::{ENGINE_BUSY_FILE, ENGINE_MARKER_FILE, ENGINE_PID_FILE, ENGINE_PROGRAM, ENGINE_RULE_FILE};
 use crate::wire::id::DeploymentId;
-
-/// `sh` with the body as its script; `$1` is the connection as the node sees it (sudo would clear it).
-pub fn shell(body: &str) -> String {
-    debug_assert!(!body.contains('\''));
-    let head = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin; LC_ALL=C; export PATH LC_ALL; \
-                umask 077; cd /";
-    format!("sh -c '{head}\n{body}' sh \"$SSH_CONNECTION\"")
-}
-
-/// What the node is, before anything is changed.
-pub const LOOK: &str = r#"echo carena-ready
-echo "uid $(id -u)"
-echo "machine $(uname -m)"
-echo "kernel $(uname -r)"
-echo "connection $1"
-for tool in zstd gzip iptables ip6tables; do command -v $tool >/dev/null && echo "tool $tool"; done
-for place in /var/tmp /tmp /run /dev/shm; do
-    [ -d $place ] && [ -w $place ] && set -- $place "$(df -Pk $place | tail -n 1)" && echo "place $1 $2"
-done
-while read -r device mount kind options rest; do
-    case ,$options, in *,noexec,*) echo "noexec $mount" ;; *) echo "exec $mount" ;; esac
-done < /proc/self/mounts"#;
 
 /// Makes the engine's directory, its marker first, and unpacks the program into it.
 pub fn copy(directory: &str, deployment: &DeploymentId, bytes: usize, unpack: &str, unpacked: u64) -> String {
     format!(
         "mkdir {directory} || exit 31\n\
          printf %s {deployment} > {directory}/{ENGINE_MARKER_FILE} || exit 32\n\
-         echo carena-ready\n\
          head -c {bytes} | {unpack} > {directory}/{ENGINE_PROGRAM} || exit 33\n\
          [ $(wc -c < {directory}/{ENGINE_PROGRAM}) -eq {unpacked} ] || {{ echo the engine arrived incomplete >&2; exit 34; }}\n\
          chmod 700 {directory}/{ENGINE_PROGRAM}"
     )
 }
 
+/// Exit code of [`start`] when the node does not let the engine run; its errors then name what may forbid it.
+pub const EXEC_DENIED: i64 = 126;
+
 /// Starts the engine, which reads its configuration from standard input.
 pub fn start(directory: &str) -> String {
-    format!("echo carena-ready\nexec {directory}/{ENGINE_PROGRAM} start --directory {directory}")
+    format!(
+        "{directory}/{ENGINE_PROGRAM} start --directory {directory}\n\
+         code=$?\n\
+         [ $code -ne {EXEC_DENIED} ] || echo \"the node has: $(cat /sys/kernel/security/lsm 2>/dev/null) \
+         $(grep -hsx fapolicyd /proc/[0-9]*/comm)\" >&2\n\
+         exit $code"
+    )
 }
 
-/// Adds a rule in front of all others.
-pub fn open(rule: &FirewallRule) -> String {
-    let arguments = rule.rule.arguments();
-    let (chain, matches) = arguments
-        .split_first()
-        .map_or((String::new(), String::new()), |(chain, rest)| (chain.clone(), rest.join(" ")));
-    format!("echo carena-ready\n{} -w 5 -I {chain} 1 {matches}", rule.rule.tool.program())
+/// Notes the rule in the engine's directory, for its lease, and adds it.
+pub fn open(rule: &FirewallRule, directory: &str, noted: &str) -> String {
+    format!("printf %s '{noted}' > {directory}/{ENGINE_RULE_FILE} || exit 36\n{}", rule.rule.open_script())
 }
 
 /// Takes everything back in the given order; one line `undo NUMBER done|gone|failed WHY` for each.
 pub fn undo(deployment: &DeploymentId, undos: &[(i64, Undo)]) -> String {
-    let mut script = String::from("echo carena-ready\n");
+    let mut script = String::new();
     for (entry, undo) in undos {
         let body = match undo {
             Undo::EngineProcess(undo) => stop(undo),
             Undo::EngineFiles(undo) => remove(undo, deployment),
-            Undo::FirewallRule(undo) => close(undo),
+            Undo::FirewallRule(FirewallRule { rule }) => rule.close_script(),
         };
         script.push_str(&format!("said=$( {{\n{body}\n}} 2>&1 ); case $? in\n0) echo undo {entry} done ;;\n3) echo undo {entry} gone ;;\n*) echo undo {entry} failed $said ;; esac\n"));
     }
@@ -103,17 +85,6 @@ rm -rf {directory}"#
     )
 }
 
-fn close(FirewallRule { rule }: &FirewallRule) -> String {
-    let arguments = rule.arguments().join(" ");
-    let program = rule.tool.program();
-    format!(
-        "command -v {program} || exit 3\n\
-         {program} -w 5 -C {arguments} 2>/dev/null || exit 3\n\
-         while {program} -w 5 -C {arguments} 2>/dev/null; do {program} -w 5 -D {arguments} || exit 1; done\n\
-         exit 0"
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,7 +92,7 @@ mod tests {
 
     fn run(script: &str) -> String {
         #[expect(clippy::disallowed_methods, reason = "the shell is what is tested")]
-        let done = Command::new("sh").arg("-c").arg(shell(script)).output().unwrap();
+        let done = Command::new("sh").arg("-c").arg(script).output().unwrap();
         String::from_utf8(done.stdout).unwrap()
     }
 
