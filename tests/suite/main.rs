@@ -7,3 +7,4 @@ mod firewall;
 mod house;
 mod lab;
 mod layers;
+mod privilege;
