@@ -20,6 +20,8 @@ pub const ENGINE_MARKER_FILE: &str = "carena-deployment";
 pub const STATE_ROOT: &str = "/var/lib/carena";
 /// The store's database in the state directory.
 pub const STORE_FILE: &str = "carena.db";
+/// The socket in the state directory by which `carena abort` reaches the process that uses it.
+pub const CONTROL_SOCKET: &str = "control";
 /// The box's certificate in the state directory, PEM.
 pub const CERTIFICATE_FILE: &str = "console.crt.pem";
 /// Its private key, PEM, readable by the box's user only.

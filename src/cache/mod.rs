@@ -2,6 +2,7 @@
 //! HTTPS with ranges. A payload is named by the SHA-256 of its bytes; the engine checks it before use, so nothing
 //! here has to be trusted.
 
+pub mod pace;
 pub mod range;
 pub mod serve;
 
@@ -15,6 +16,7 @@ use crate::digest::Sha256;
 use crate::error::Hinted;
 use crate::firmware::baseline::{Baseline, BaselineError, MANIFEST, MANIFEST_BYTES_MAX};
 
+pub use pace::Pace;
 pub use serve::Payloads;
 
 /// What build.rs packed: `baselines/ID/baseline.toml` and `objects/SHA256.zst`.
@@ -105,6 +107,19 @@ impl Cache {
             Some(path.strip_prefix("baselines/")?.strip_suffix("/baseline.toml")?.to_owned())
         };
         Embedded::iter().filter_map(id).collect()
+    }
+
+    /// What the embedded baselines say of themselves; their payloads stay packed.
+    pub fn baselines(&self) -> Vec<Baseline> {
+        let manifest = |id: &String| Embedded::get(&format!("baselines/{id}/{MANIFEST}"));
+        let parse = |(id, file): (String, rust_embed::EmbeddedFile)| {
+            Baseline::parse(&String::from_utf8_lossy(&file.data), &id).ok()
+        };
+        self.ids()
+            .into_iter()
+            .filter_map(|id| manifest(&id).map(|file| (id, file)))
+            .filter_map(parse)
+            .collect()
     }
 
     /// An embedded baseline by its id, or one in a directory by its path.

@@ -11,8 +11,10 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
+use futures_util::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
 
+use super::pace::{self, Pace};
 use super::range::{Part, parse};
 use crate::digest::Sha256;
 
@@ -28,19 +30,34 @@ enum Source {
     File(PathBuf, u64),
 }
 
-/// The payloads of one baseline, by digest.
+/// The payloads of one baseline, by digest. Cloning shares the pace.
 #[derive(Clone, Default)]
-pub struct Payloads(HashMap<Sha256, Source>);
+pub struct Payloads {
+    sources: HashMap<Sha256, Source>,
+    pace: Option<Arc<Pace>>,
+}
 
 impl Payloads {
     /// One that is in memory.
     pub fn add_memory(&mut self, sha256: Sha256, bytes: Bytes) {
-        self.0.insert(sha256, Source::Memory(bytes));
+        self.sources.insert(sha256, Source::Memory(bytes));
     }
 
     /// One in a file of `size` bytes.
     pub fn add_file(&mut self, sha256: Sha256, path: PathBuf, size: u64) {
-        self.0.insert(sha256, Source::File(path, size));
+        self.sources.insert(sha256, Source::File(path, size));
+    }
+
+    /// All clones of these together send at most so many bytes a second; 0 = no limit.
+    #[must_use = "the limit is on what is returned"]
+    pub fn paced(mut self, bytes_per_s: u64) -> Self {
+        self.pace = (bytes_per_s > 0).then(|| Arc::new(Pace::new(bytes_per_s)));
+        self
+    }
+
+    /// The limit, for payloads that travel another way than by [`Self::router`]: who sends takes its bytes there first.
+    pub fn pace(&self) -> Option<&Arc<Pace>> {
+        self.pace.as_ref()
     }
 
     /// Serves them, and nothing else.
@@ -55,7 +72,7 @@ async fn answer(
     headers: HeaderMap,
 ) -> Response {
     let found =
-        name.parse::<Sha256>().ok().and_then(|sha256| Some((sha256, payloads.0.get(&sha256)?.clone())));
+        name.parse::<Sha256>().ok().and_then(|sha256| Some((sha256, payloads.sources.get(&sha256)?.clone())));
     let Some((sha256, source)) = found else { return StatusCode::NOT_FOUND.into_response() };
     let size = match &source {
         Source::Memory(bytes) => bytes.len() as u64,
@@ -76,9 +93,13 @@ async fn answer(
     let body = match source {
         Source::Memory(bytes) => {
             let index = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).min(bytes.len());
-            Body::from(bytes.slice(index(from)..index(to)))
+            let bytes = bytes.slice(index(from)..index(to));
+            match payloads.pace.clone() {
+                None => Body::from(bytes),
+                Some(pace) => paced(chunks(bytes), pace),
+            }
         }
-        Source::File(path, _) => stream(path, from, to),
+        Source::File(path, _) => stream(path, from, to, payloads.pace.clone()),
     };
     let mut response = Response::new(body);
     *response.status_mut() = status;
@@ -99,7 +120,8 @@ async fn answer(
 
 /// The bytes of a file, read by a blocking thread a few chunks ahead. A failing disk cuts the body short, which the
 /// client sees by its length.
-fn stream(path: PathBuf, from: u64, to: u64) -> Body {
+fn stream(path: PathBuf, from: u64, to: u64, pace: Option<Arc<Pace>>) -> Body {
+    let at_once = if pace.is_some() { pace::CHUNK_BYTES } else { CHUNK_BYTES };
     let (sender, mut chunks) = mpsc::channel::<std::io::Result<Bytes>>(CHUNKS_AHEAD);
     tokio::task::spawn_blocking(move || {
         let read = || -> std::io::Result<()> {
@@ -107,7 +129,7 @@ fn stream(path: PathBuf, from: u64, to: u64) -> Body {
             file.seek(SeekFrom::Start(from))?;
             let mut left = to - from;
             while left > 0 {
-                let length = usize::try_from(left).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
+                let length = usize::try_from(left).unwrap_or(at_once).min(at_once);
                 let mut chunk = vec![0; length];
                 file.read_exact(&mut chunk)?;
                 left -= length as u64;
@@ -122,5 +144,26 @@ fn stream(path: PathBuf, from: u64, to: u64) -> Body {
             let _ = sender.blocking_send(Err(error));
         }
     });
-    Body::from_stream(futures_util::stream::poll_fn(move |context| chunks.poll_recv(context)))
+    let chunks = futures_util::stream::poll_fn(move |context| chunks.poll_recv(context));
+    match pace {
+        None => Body::from_stream(chunks),
+        Some(pace) => paced(chunks, pace),
+    }
+}
+
+fn chunks(mut bytes: Bytes) -> impl Stream<Item = std::io::Result<Bytes>> + Send {
+    futures_util::stream::iter(std::iter::from_fn(move || {
+        let chunk = bytes.split_to(bytes.len().min(pace::CHUNK_BYTES));
+        (!chunk.is_empty()).then_some(Ok(chunk))
+    }))
+}
+
+fn paced(chunks: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static, pace: Arc<Pace>) -> Body {
+    Body::from_stream(chunks.then(move |chunk| {
+        let pace = pace.clone();
+        async move {
+            pace.take(chunk.as_ref().map_or(0, Bytes::len)).await;
+            chunk
+        }
+    }))
 }

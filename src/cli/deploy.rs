@@ -1,56 +1,54 @@
 //! `carena deploy` and `carena inventory`.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::broadcast::error::RecvError;
 
 use crate::deploy::Deployments;
-use crate::deploy::event::Event;
+use crate::deploy::event::{Event, Step, Summary};
 use crate::deploy::schedule::Intent;
 use crate::firmware::outcome::Exit;
 use crate::fleet::Fleet;
 use crate::wire::id::DeploymentId;
 
-use super::Common;
-use super::progress::{Progress, complain, say, signalled};
-use super::setup::{Ended, deployments};
+use super::control::Control;
+use super::progress::Progress;
+use super::setup::{Ended, deployments, state};
+use super::terminal::{Signals, Wish, ask_passwords, complain, say};
+use super::{Common, table};
+
+/// What is to be deployed.
+pub struct Order {
+    /// Only what is not done of this earlier deployment.
+    pub retry: Option<DeploymentId>,
+    /// The fleet file; for a retry it stands in place of what the store has.
+    pub fleet: Option<PathBuf>,
+}
 
 /// Brings the fleet to its baseline.
-pub async fn deploy(common: &Common, dry_run: bool) -> Result<Exit, Ended> {
-    let intent = if dry_run { Intent::DryRun } else { Intent::Install };
-    let (deployments, id) = run(common, intent).await?;
-    let Some((summary, exit)) = deployments.ended(&id).await else {
-        return Err(Ended { exit: Exit::Other, message: "BUG: the deployment is not known".into() });
-    };
+pub async fn deploy(order: Order, common: &Common, intent: Intent) -> Result<Exit, Ended> {
+    let ran = run(order, common, intent).await?;
     if common.json {
-        let nodes: serde_json::Map<_, _> = summary
-            .nodes
-            .iter()
-            .filter_map(|(address, node)| Some((address.clone(), serde_json::to_value(node).ok()?)))
-            .collect();
-        say(&serde_json::json!({
-            "summary": {"deployment": summary.deployment, "baseline": summary.baseline, "nodes": nodes},
-            "exit": exit as u8,
-        })
-        .to_string());
+        say(&serde_json::to_string(&ran.summary.report()).unwrap_or_default());
     } else {
-        super::progress::table(&summary);
+        table::closing(&ran.summary, intent, ran.exit);
     }
-    Ok(exit)
+    Ok(ran.exit)
 }
 
 /// Tells what the fleet's nodes are: a dry run whose plan is not shown.
-pub async fn inventory(common: &Common) -> Result<Exit, Ended> {
-    let (deployments, id) = run(common, Intent::DryRun).await?;
-    let Some((summary, _)) = deployments.ended(&id).await else {
-        return Err(Ended { exit: Exit::Other, message: "BUG: the deployment is not known".into() });
-    };
-    let mut found = deployments.inventories(&id);
+pub async fn inventory(fleet: PathBuf, common: &Common) -> Result<Exit, Ended> {
+    let ran = run(Order { retry: None, fleet: Some(fleet) }, common, Intent::DryRun).await?;
+    let mut found = ran.deployments.inventories(&ran.summary.deployment);
     let mut exit = Exit::Done;
-    for (address, node) in &summary.nodes {
+    for (address, node) in &ran.summary.nodes {
         match found.remove(address) {
             Some(inventory) if common.json => {
                 say(&serde_json::json!({"node": address, "inventory": inventory}).to_string());
             }
-            Some(inventory) => super::progress::inventory(address, &inventory),
+            Some(inventory) => table::inventory(address, &inventory),
             None => {
                 exit = Exit::Failed;
                 let why = node.error.clone().unwrap_or_else(|| format!("{address}: not reached"));
@@ -68,43 +66,84 @@ pub async fn inventory(common: &Common) -> Result<Exit, Ended> {
     Ok(exit)
 }
 
-async fn run(common: &Common, intent: Intent) -> Result<(Deployments, DeploymentId), Ended> {
-    let mut fleet = Fleet::read(&common.fleet).map_err(|error| Ended::with(Exit::BadInput, &error))?;
-    super::progress::ask_passwords(&mut fleet);
+/// A deployment that has ended.
+struct Ran {
+    deployments: Deployments,
+    summary: Summary,
+    exit: Exit,
+}
+
+async fn run(order: Order, common: &Common, intent: Intent) -> Result<Ran, Ended> {
+    let read = |path| Fleet::read(path).map_err(|error| Ended::with(Exit::BadInput, &error));
+    let given = order.fleet.as_deref().map(read).transpose()?;
+    let mut signals =
+        Signals::listen().map_err(|error| Ended { exit: Exit::Other, message: error.to_string() })?;
     let deployments = deployments(common.state.clone())?;
-    let swept = deployments.recover(Some(&fleet)).await.map_err(|error| Ended::with(Exit::Other, &error))?;
-    for trace in swept.iter().filter_map(|trace| Some((trace, trace.outstanding.as_ref()?))) {
-        complain(&format!(
-            "{}: left by an earlier run, still there: {}: {}",
-            trace.0.node, trace.0.trace, trace.1
-        ));
-    }
-    let (_, mut events) = deployments.events(None);
-    let started = deployments.start(fleet, intent).await;
+    let directory = state(common.state.clone());
+    let _control = Control::listen(&directory, deployments.clone())
+        .inspect_err(|error| complain(&format!("carena abort will not reach this deployment: {error}")));
+    let mut fleet = match (&order.retry, given) {
+        (Some(first), given) => {
+            let failed = deployments.failed_fleet(first, given).await;
+            failed.map_err(|error| Ended::with(Exit::BadInput, &error))?
+        }
+        (None, Some(fleet)) => fleet,
+        (None, None) => return Err(Ended { exit: Exit::BadInput, message: "no fleet file is named".into() }),
+    };
+    ask_passwords(&mut fleet);
+    recover(&deployments, &fleet).await?;
+    let (_, events) = deployments.events(None);
+    let started = match &order.retry {
+        None => deployments.start(fleet, intent).await,
+        Some(first) => deployments.retry(first, fleet, intent).await,
+    };
     let id = started.map_err(|error| Ended::with(Exit::BadInput, &error))?;
-    let on_signal = deployments.clone();
-    let cancelled = id.clone();
-    tokio::spawn(async move {
-        signalled().await;
-        complain("carena: cancelling: what is being written finishes, then every trace is taken back");
-        on_signal.cancel(&cancelled);
-    });
-    let mut progress = Progress::new(common.json);
-    let mut open: HashMap<String, ()> = HashMap::new();
-    if let Some((summary, _)) = deployments.get(&id) {
-        open.extend(summary.nodes.into_iter().map(|(address, _)| (address, ())));
+    show(&deployments, &id, events, &mut signals, Progress::new(common.json)).await;
+    match deployments.ended(&id).await {
+        Some((summary, exit)) => Ok(Ran { deployments, summary, exit }),
+        None => Err(Ended { exit: Exit::Other, message: "BUG: the deployment is not known".into() }),
     }
-    let mut last = 0;
+}
+
+/// What earlier runs left is taken back first; what cannot be is tried again while this deployment runs.
+async fn recover(deployments: &Deployments, fleet: &Fleet) -> Result<(), Ended> {
+    let swept = deployments.sweep(Some(fleet)).await.map_err(|error| Ended::with(Exit::Other, &error))?;
+    for trace in swept {
+        if let Some(why) = trace.outstanding {
+            complain(&format!("{}: left by an earlier run, still there: {}: {why}", trace.node, trace.trace));
+        }
+    }
+    deployments.keep_sweeping();
+    Ok(())
+}
+
+/// Shows what happens until every node has its result; the first Ctrl-C cancels, the next say what is waited for.
+async fn show(
+    deployments: &Deployments,
+    id: &DeploymentId,
+    mut events: tokio::sync::broadcast::Receiver<Arc<Event>>,
+    signals: &mut Signals,
+    mut progress: Progress,
+) {
+    let nodes = deployments.get(id).map(|(summary, _)| summary.nodes).unwrap_or_default();
+    let mut open: HashSet<String> = nodes.into_iter().map(|(address, _)| address).collect();
+    let (mut last, mut cancelled) = (0, false);
     while !open.is_empty() {
-        let batch: Vec<std::sync::Arc<Event>> = match events.recv().await {
-            Ok(event) => vec![event],
-            // Too slow a terminal: take what was missed from the log.
-            Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {
-                let (missed, live) = deployments.events(Some(last));
-                events = live;
-                missed
+        let batch: Vec<Arc<Event>> = tokio::select! {
+            event = events.recv() => match event {
+                Ok(event) => vec![event],
+                // Too slow a terminal: take what was missed from the log.
+                Err(RecvError::Lagged(_)) => {
+                    let (missed, live) = deployments.events(Some(last));
+                    events = live;
+                    missed
+                }
+                Err(RecvError::Closed) => break,
+            },
+            wish = signals.next() => {
+                heed(wish, &mut cancelled, deployments, id, &progress);
+                continue;
             }
-            Err(tokio::sync::broadcast::error::RecvError::Closed) => break,
         };
         for event in &batch {
             // What came both ways, kept and live, is shown once.
@@ -113,11 +152,28 @@ async fn run(common: &Common, intent: Intent) -> Result<(Deployments, Deployment
             }
             last = event.sequence;
             progress.show(event);
-            if event.step == crate::deploy::event::Step::Result {
+            if event.step == Step::Result && event.deployment == *id {
                 open.remove(&event.node);
             }
         }
     }
     progress.finish();
-    Ok((deployments, id))
+}
+
+/// There is no way to hurry: leaving now would leave the nodes as they are.
+fn heed(wish: Wish, cancelled: &mut bool, deployments: &Deployments, id: &DeploymentId, progress: &Progress) {
+    if wish == Wish::HangUp {
+        return progress.tell(&format!(
+            "carena: the terminal is gone, the deployment goes on; to cancel: carena abort {id}"
+        ));
+    }
+    if !std::mem::replace(cancelled, true) {
+        deployments.cancel(id);
+        return progress
+            .tell("carena: cancelling: what is being written finishes, then every trace is taken back");
+    }
+    progress.tell("carena: still cancelling; nothing new starts, and this is waited for:");
+    for line in progress.under_way() {
+        progress.tell(&format!("    {line}"));
+    }
 }

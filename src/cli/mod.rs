@@ -3,21 +3,29 @@
 //! It holds no power the library lacks. Standard output is for results (`--json`: one object a line), standard
 //! error for progress and errors. Secrets are never arguments.
 
+mod abort;
+mod control;
 mod deploy;
 mod progress;
 mod setup;
 mod sweep;
+mod table;
+mod terminal;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::deploy::schedule::Intent;
 use crate::firmware::outcome::Exit;
 use crate::paths::HTTPS_PORT;
+use crate::wire::id::{ComponentId, DeploymentId};
 
-pub use progress::{complain, signalled};
+pub use control::Control;
 pub use setup::{Ended, state};
+pub use terminal::{complain, signalled};
 
 /// Firmware deployment for isolated networks: reaches every node, updates it, and leaves it as it was found.
 #[derive(Parser)]
@@ -35,8 +43,11 @@ enum Verb {
     /// Bring a fleet of nodes to a baseline
     #[command(after_help = DEPLOY_HELP)]
     Deploy(Deploy),
+    /// Cancel a running deployment, one node of it, or one component
+    #[command(after_help = ABORT_HELP)]
+    Abort(Abort),
     /// Tell what the nodes of a fleet are, and change nothing that stays
-    Inventory(Common),
+    Inventory(Inventory),
     /// Take back what dead runs left on nodes
     Sweep(Sweep),
     /// Serve the web console and the API until told to end
@@ -47,18 +58,30 @@ const DEPLOY_HELP: &str = "Example fleet file:
   baseline = \"demo\"               # an id in the cache, or a directory
   [options]
   open_firewall = \"auto\"          # auto | yes | no
+  reboot = \"if-needed\"            # never | if-needed | always
+  reboot_delay_s = 60              # logged-in users are told; a cancel until then prevents it
+  waves = [1, \"10%\", \"rest\"]      # the next wave begins only if all nodes so far went well
+  failures_max = 0                 # no new node begins after so many failed; 0 = no limit
+  order = [\"edge\", \"core\"]        # groups, one after another
+  bandwidth_max = 50_000_000       # payload bytes a second, of all nodes together
   [[node]]
   address = \"fd00:ca::11\"
   user = \"operator\"
   password_file = \"op.secret\"     # or key_file
   privilege = \"sudo\"              # root | sudo
+  group = \"edge\"
+  exclusive = \"cluster-a\"         # never two nodes of the same cluster at once
 
-Ctrl-C cancels: what is being written finishes, then every trace is taken back.";
+Ctrl-C cancels: what is being written finishes, then every trace is taken back.
+
+With --dry-run everything but sending and installing is done, and each component says what would happen and why;
+exit code 0: something would be installed, 3: nothing is needed, 253: a node could not be looked at.";
+
+const ABORT_HELP: &str = "It reaches a deployment of `carena deploy` or `carena serve` with the same state directory. \
+    Nothing new starts, what is being written finishes, then every trace is taken back.";
 
 #[derive(Args)]
 struct Common {
-    /// The fleet file
-    fleet: PathBuf,
     /// One JSON object a line instead of progress bars and a table
     #[arg(long)]
     json: bool,
@@ -69,11 +92,40 @@ struct Common {
 
 #[derive(Args)]
 struct Deploy {
+    /// The fleet file
+    #[arg(required_unless_present = "retry")]
+    fleet: Option<PathBuf>,
     #[command(flatten)]
     common: Common,
     /// Plan only: nothing is sent or installed
     #[arg(long)]
     dry_run: bool,
+    /// Take up again what is not done of an earlier deployment; with a fleet file, as that says
+    #[arg(long, value_name = "DEPLOYMENT")]
+    retry: Option<DeploymentId>,
+}
+
+#[derive(Args)]
+struct Inventory {
+    /// The fleet file
+    fleet: PathBuf,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Args)]
+struct Abort {
+    /// The deployment's id
+    deployment: DeploymentId,
+    /// Only this node
+    #[arg(long, value_name = "ADDRESS")]
+    node: Option<String>,
+    /// Only this component, on that node or on all
+    #[arg(long, value_name = "ID")]
+    component: Option<ComponentId>,
+    /// Directory of the store
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -84,6 +136,9 @@ struct Sweep {
     /// One JSON object a line
     #[arg(long)]
     json: bool,
+    /// Keep trying for so long
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    wait: u32,
     /// Directory of the store
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
@@ -127,9 +182,17 @@ pub fn main<F: Future<Output = Result<Exit, Ended>>>(serve: impl FnOnce(Serve) -
     };
     let ended = runtime.block_on(async {
         match arguments.verb {
-            Verb::Deploy(deploy) => deploy::deploy(&deploy.common, deploy.dry_run).await,
-            Verb::Inventory(common) => deploy::inventory(&common).await,
-            Verb::Sweep(sweep) => sweep::sweep(sweep.fleet.as_deref(), sweep.state, sweep.json).await,
+            Verb::Deploy(told) => {
+                let intent = if told.dry_run { Intent::DryRun } else { Intent::Install };
+                let order = deploy::Order { retry: told.retry, fleet: told.fleet };
+                deploy::deploy(order, &told.common, intent).await
+            }
+            Verb::Abort(told) => abort::abort(told.deployment, told.node, told.component, told.state).await,
+            Verb::Inventory(told) => deploy::inventory(told.fleet, &told.common).await,
+            Verb::Sweep(told) => {
+                let wait = Duration::from_secs(u64::from(told.wait));
+                sweep::sweep(told.fleet.as_deref(), told.state, told.json, wait).await
+            }
             Verb::Serve(told) => serve(told).await,
         }
     });

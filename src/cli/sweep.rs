@@ -1,37 +1,59 @@
 //! `carena sweep`: takes back what dead runs left on nodes.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use crate::deploy::recover;
-use crate::deploy::store::Store;
+use crate::deploy::recover::Swept;
 use crate::firmware::outcome::Exit;
-use crate::fleet::{Fleet, Node};
+use crate::fleet::Fleet;
 
-use super::progress::{complain, say};
-use super::setup::{Ended, state};
+use super::setup::{Ended, deployments};
+use super::terminal::{Signals, complain, say};
 
-/// Sweeps; 3 when nothing was outstanding, 253 when something still is.
-pub async fn sweep(fleet: Option<&Path>, given: Option<PathBuf>, json: bool) -> Result<Exit, Ended> {
+/// Between two tries while waiting for nodes; doubled up to the longest.
+const FIRST_WAIT: Duration = Duration::from_secs(2);
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// Sweeps, again and again for `wait`; 3 when nothing was outstanding, 253 when something still is.
+pub async fn sweep(
+    fleet: Option<&Path>,
+    given: Option<PathBuf>,
+    json: bool,
+    wait: Duration,
+) -> Result<Exit, Ended> {
     let fleet = fleet.map(Fleet::read).transpose().map_err(|error| Ended::with(Exit::BadInput, &error))?;
-    let store = Store::open(&state(given)).map_err(|error| Ended::with(Exit::Other, &error))?;
-    let swept = recover::sweep(&store, |journalled| {
-        let same = |node: &&Node| node.host() == journalled.host() && node.port == journalled.port;
-        fleet.as_ref().and_then(|fleet| fleet.nodes.iter().find(same)).cloned()
-    })
-    .await
-    .map_err(|error| Ended::with(Exit::Other, &error))?;
-    for trace in &swept {
-        match (&trace.outstanding, json) {
-            (_, true) => say(&serde_json::to_string(trace).unwrap_or_default()),
-            (None, false) => say(&format!("{}: gone: {}", trace.node, trace.trace)),
-            (Some(why), false) => complain(&format!("{}: still there: {}: {why}", trace.node, trace.trace)),
+    let deployments = deployments(given)?;
+    let end = Instant::now() + wait;
+    let mut signals =
+        Signals::listen().map_err(|error| Ended { exit: Exit::Other, message: error.to_string() })?;
+    let (mut pause, mut found) = (FIRST_WAIT, false);
+    loop {
+        let swept = deployments.sweep(fleet.as_ref()).await;
+        let swept = swept.map_err(|error| Ended::with(Exit::Other, &error))?;
+        found |= !swept.is_empty();
+        for trace in &swept {
+            tell(trace, json);
         }
+        if swept.iter().all(|trace| trace.outstanding.is_none()) {
+            return Ok(if found { Exit::Done } else { Exit::NothingNeeded });
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(Exit::Failed);
+        }
+        // Told to end, it ends: everything is still in the journal.
+        tokio::select! {
+            () = tokio::time::sleep(pause.min(left)) => {}
+            _ = signals.next() => return Ok(Exit::Failed),
+        }
+        pause = (pause * 2).min(WAIT_MAX);
     }
-    Ok(if swept.is_empty() {
-        Exit::NothingNeeded
-    } else if swept.iter().any(|trace| trace.outstanding.is_some()) {
-        Exit::Failed
-    } else {
-        Exit::Done
-    })
+}
+
+fn tell(trace: &Swept, json: bool) {
+    match (&trace.outstanding, json) {
+        (_, true) => say(&serde_json::to_string(trace).unwrap_or_default()),
+        (None, false) => say(&format!("{}: gone: {}", trace.node, trace.trace)),
+        (Some(why), false) => complain(&format!("{}: still there: {}: {why}", trace.node, trace.trace)),
+    }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::access::ssh::Session;
 use crate::access::undo::{EntryId, Undo};
+use crate::firmware::outcome::Outcome;
 use crate::fleet::Node;
 use crate::wire::inventory::Inventory;
 use crate::wire::message::{Reply, Request};
@@ -18,6 +19,7 @@ use super::establish::Established;
 use super::event::{ComponentSummary, NodeResult, NodeSummary, State, Step};
 use super::install;
 use super::run::Run;
+use super::schedule::CANCELLED;
 
 /// An engine that is told to stop says goodbye within this; if not, the unwind ends it.
 const GOODBYE_MAX: Duration = Duration::from_secs(5);
@@ -69,7 +71,7 @@ impl<'a> Cycle<'a> {
             Err(error) => (NodeResult::Failed, Some(on_node(&self.node.address, failed_at, error))),
         };
         let why = match &forward {
-            Err(CycleError::Cancelled) => "cancelled by the operator",
+            Err(CycleError::Cancelled) => CANCELLED,
             _ => "the node failed before",
         };
         install::fill_in(self.run, &mut self.components, why);
@@ -78,9 +80,17 @@ impl<'a> Cycle<'a> {
         {
             result = NodeResult::Failed;
         }
+        if result == NodeResult::Done && self.components.iter().any(|component| self.was_cancelled(component))
+        {
+            result = NodeResult::Cancelled;
+        }
         let path = self.path.map(str::to_owned);
         let components = std::mem::take(&mut self.components);
         (NodeSummary { result, path, error, components, outstanding_traces }, self.inventory)
+    }
+
+    fn was_cancelled(&self, component: &ComponentSummary) -> bool {
+        matches!(component.outcome, Outcome::Skipped(_)) && self.run.is_component_cancelled(&component.id)
     }
 
     /// Tells the world where this node is.
@@ -101,7 +111,7 @@ impl<'a> Cycle<'a> {
     async fn forward(&mut self) -> Result<(), CycleError> {
         let result = self.steps().await;
         match &result {
-            Err(CycleError::Cancelled) => self.tell(State::Failed, Some("cancelled by the operator".into())),
+            Err(CycleError::Cancelled) => self.tell(State::Failed, Some(CANCELLED.into())),
             Err(error) => self.tell(State::Failed, Some(on_node(&self.node.address, self.step, error))),
             Ok(()) => {}
         }

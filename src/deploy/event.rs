@@ -34,6 +34,10 @@ pub enum Step {
     Send,
     /// The installer.
     Install,
+    /// Logged-in users are told, then the node is restarted.
+    Reboot,
+    /// The restarted node is waited for.
+    Return,
     /// The version read back.
     Verify,
     /// The engine ends.
@@ -63,6 +67,8 @@ impl Step {
             Self::Plan => "plan",
             Self::Send => "send",
             Self::Install => "install",
+            Self::Reboot => "reboot",
+            Self::Return => "return",
             Self::Verify => "verify",
             Self::Stop => "stop",
             Self::Remove => "remove",
@@ -127,6 +133,23 @@ pub struct Event {
     pub message: Option<String>,
 }
 
+impl Event {
+    /// Now, with nothing but where a node is; numbered when it is published.
+    pub fn new(deployment: &DeploymentId, node: &str, step: Step, state: State) -> Self {
+        Self {
+            sequence: 0,
+            time: crate::clock::now_rfc3339(),
+            deployment: deployment.clone(),
+            node: node.to_owned(),
+            step,
+            state,
+            component: None,
+            bytes: None,
+            message: None,
+        }
+    }
+}
+
 /// How a node ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -174,11 +197,21 @@ pub struct NodeSummary {
     pub outstanding_traces: Vec<String>,
 }
 
+impl NodeSummary {
+    /// With a result and nothing else.
+    pub fn new(result: NodeResult) -> Self {
+        Self { result, path: None, error: None, components: Vec::new(), outstanding_traces: Vec::new() }
+    }
+}
+
 /// A whole deployment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// The deployment.
     pub deployment: DeploymentId,
+    /// The deployment whose nodes it takes up again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_of: Option<DeploymentId>,
     /// RFC 3339, UTC.
     pub started: String,
     /// RFC 3339, UTC; none while it runs.
@@ -187,6 +220,7 @@ pub struct Summary {
     pub baseline: String,
     /// Whether the operator has cancelled it.
     pub cancelled: bool,
-    /// Nodes by address, in the fleet's order.
+    /// Nodes by address, in the fleet's order; in JSON an object whose members keep that order.
+    #[serde(with = "super::summary::by_address")]
     pub nodes: Vec<(String, NodeSummary)>,
 }

@@ -21,6 +21,7 @@ use super::error::CycleError;
 use super::establish::Established;
 use super::event::{Bytes, ComponentSummary, State, Step};
 use super::run::Run;
+use super::schedule::CANCELLED;
 
 /// Notices that may wait for their reader; more are the engine's to hold back.
 const NOTICES_MAX: usize = 64;
@@ -58,7 +59,13 @@ pub async fn all(cycle: &mut Cycle<'_>, established: &Established) -> Result<(),
             return Err(CycleError::Cancelled);
         }
         let outcome = match unmet(component, &cycle.components) {
+            _ if cycle.run.is_component_cancelled(&component.id) => {
+                (None, Outcome::Skipped(CANCELLED.into()))
+            }
             Some(why) => (None, Outcome::Skipped(why)),
+            None if cycle.run.dry_run => {
+                (None, Outcome::WouldUpdate(reason(cycle.run, component, from.as_deref())))
+            }
             None => one(cycle, established, component).await?,
         };
         let (to, outcome) = outcome;
@@ -79,18 +86,28 @@ pub fn fill_in(run: &Run, components: &mut Vec<ComponentSummary>, why: &str) {
 
 /// What is clear before anything is sent; none when the component is to be installed.
 fn verdict(run: &Run, component: &Component, installed: Option<&str>) -> Option<Outcome> {
-    if let Some(installed) = installed {
-        let settled = match (version::compare(installed, &component.version), run.options.mode) {
-            (_, Mode::Rewrite) | (Ordering::Less, _) | (Ordering::Greater, Mode::Downgrade) => None,
-            (Ordering::Equal, _) => Some(Outcome::Current),
-            (Ordering::Greater, Mode::Upgrade) => Some(Outcome::NewerInstalled),
-        };
-        if settled.is_some() {
-            return settled;
-        }
+    match (version::compare(installed?, &component.version), run.options.mode) {
+        (_, Mode::Rewrite) | (Ordering::Less, _) | (Ordering::Greater, Mode::Downgrade) => None,
+        (Ordering::Equal, _) => Some(Outcome::Current),
+        (Ordering::Greater, Mode::Upgrade) => Some(Outcome::NewerInstalled),
     }
-    let would = || Outcome::Skipped(format!("dry run: {} would be installed", component.version));
-    run.dry_run.then(would)
+}
+
+/// Why a component would be installed, and what that takes, for a dry run.
+fn reason(run: &Run, component: &Component, installed: Option<&str>) -> String {
+    let brings = &component.version;
+    let why = match installed.map(|installed| (installed, version::compare(installed, brings))) {
+        None => format!("nothing is installed, {brings} would be"),
+        Some((installed, Ordering::Less)) => format!("{installed} is installed, {brings} is newer"),
+        Some((installed, Ordering::Equal)) => {
+            format!("{installed} is installed and would be written again (mode = \"rewrite\")")
+        }
+        Some((installed, Ordering::Greater)) => {
+            let mode = if run.options.mode == Mode::Rewrite { "rewrite" } else { "downgrade" };
+            format!("{installed} is installed, {brings} is older and wanted (mode = \"{mode}\")")
+        }
+    };
+    format!("{why}; {} bytes to send, about {} s to install", component.size, component.expected_s)
 }
 
 /// The prerequisite that is missing, in words.
@@ -98,7 +115,10 @@ fn unmet(component: &Component, done: &[ComponentSummary]) -> Option<String> {
     let met = |id| {
         done.iter().any(|other| {
             other.id == id
-                && matches!(other.outcome, Outcome::Updated | Outcome::Current | Outcome::NewerInstalled)
+                && matches!(
+                    other.outcome,
+                    Outcome::Updated | Outcome::Current | Outcome::NewerInstalled | Outcome::WouldUpdate(_)
+                )
         })
     };
     let missing = component.requires.iter().find(|id| !met((*id).clone()))?;
@@ -126,6 +146,9 @@ async fn one(
         Err(error) => return Err(error),
     }
 
+    if cycle.run.is_component_cancelled(&component.id) {
+        return Ok((None, Outcome::Skipped(CANCELLED.into())));
+    }
     cycle.enter(Step::Install)?;
     let install = Request::Install(Install {
         component: component.id.clone(),

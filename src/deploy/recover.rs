@@ -1,15 +1,22 @@
-//! What a dead run left on nodes is taken back before anything new begins, and whenever an operator sweeps.
+//! What is outstanding in the journal is taken back: after a crash, when a node is back, when an operator sweeps.
 //!
 //! It works from the store's journal alone. Credentials are read anew from where the fleet pointed; `knows` hands
-//! over better ones (a fleet given now, a prompt). It never touches what it cannot identify as ours: that is the
-//! undo's own check.
+//! over better ones (a fleet given now, a prompt). It never touches what it cannot identify as ours, which is the
+//! undo's own check, nor what a deployment that lives in this process still needs, which is what `live` says.
+
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use serde::Serialize;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use crate::access::undo::{EntryId, Undo};
 use crate::fleet::Node;
 use crate::wire::id::DeploymentId;
 
+use super::event::{State, Step};
+use super::run::Run;
 use super::store::{Outstanding, Store, StoreError};
 use super::unwind::take_back;
 
@@ -17,7 +24,26 @@ use super::unwind::take_back;
 const PARALLEL: usize = 32;
 
 /// All traces of one deployment on one node.
-type Group = (DeploymentId, Node, Vec<(EntryId, Undo)>);
+pub struct Left {
+    /// Whose.
+    pub deployment: DeploymentId,
+    /// Where, and how it is reached.
+    pub node: Node,
+    undos: Vec<(EntryId, Undo)>,
+}
+
+/// What makes two nodes the same one: the address, whatever its notation, and the port.
+pub type Place = (String, u16);
+
+/// The place of a node.
+pub fn place(node: &Node) -> Place {
+    let host = node.host();
+    let one = host.parse::<std::net::IpAddr>().map_or_else(
+        |_| host.trim_end_matches('.').to_ascii_lowercase(),
+        |address| address.to_canonical().to_string(),
+    );
+    (one, node.port)
+}
 
 /// What became of one trace.
 #[derive(Debug, Clone, Serialize)]
@@ -33,44 +59,117 @@ pub struct Swept {
     pub outstanding: Option<String>,
 }
 
-/// Takes back everything outstanding; `knows` may replace a journalled node by one with usable credentials.
+/// Everything outstanding but what `live` says is still in use, by deployment and node.
 ///
 /// # Errors
-/// [`StoreError`] when the journal cannot be read; a node's failure is in its [`Swept`].
-pub async fn sweep(store: &Store, knows: impl Fn(&Node) -> Option<Node>) -> Result<Vec<Swept>, StoreError> {
-    let mut groups: Vec<Group> = Vec::new();
-    for Outstanding { entry, deployment, node, undo } in store.outstanding().await? {
-        let same = |(other, at, _): &&mut Group| {
-            *other == deployment && at.host() == node.host() && at.port == node.port
-        };
-        match groups.iter_mut().find(same) {
-            Some((_, _, undos)) => undos.push((entry, undo)),
-            None => groups.push((deployment, node, vec![(entry, undo)])),
+/// [`StoreError`] when the journal cannot be read.
+pub async fn left(
+    store: &Store,
+    live: impl Fn(&DeploymentId, &Node) -> bool,
+) -> Result<Vec<Left>, StoreError> {
+    let mut all: Vec<Left> = Vec::new();
+    let mut index = HashMap::new();
+    // Asked after the journal was read: a node that was in use when its entry was read has ended by then at worst.
+    let outstanding = store.outstanding().await?;
+    for Outstanding { entry, deployment, node, undo } in outstanding {
+        if live(&deployment, &node) {
+            continue;
+        }
+        let at = *index.entry((deployment.clone(), place(&node))).or_insert(all.len());
+        match all.get_mut(at) {
+            Some(left) => left.undos.push((entry, undo)),
+            None => all.push(Left { deployment, node, undos: vec![(entry, undo)] }),
         }
     }
-    let limit = std::sync::Arc::new(tokio::sync::Semaphore::new(PARALLEL));
-    let mut tasks = tokio::task::JoinSet::new();
-    for (deployment, node, undos) in groups {
-        let node = knows(&node).unwrap_or(node);
+    Ok(all)
+}
+
+impl Left {
+    /// Takes these traces back, reaching their node as `node` says.
+    pub async fn take_back(&self, store: &Store, node: &Node) -> Vec<Swept> {
+        let (session, results) = take_back(store, node, &self.deployment, None, &self.undos).await;
+        if let Some(session) = session {
+            session.close().await;
+        }
+        let swept = |((_, undo), result): (&(EntryId, Undo), Result<(), String>)| Swept {
+            node: node.address.clone(),
+            deployment: self.deployment.clone(),
+            trace: undo.to_string(),
+            outstanding: result.err(),
+        };
+        self.undos.iter().zip(results).map(swept).collect()
+    }
+}
+
+/// Takes back what dead deployments left on a node, before a new one begins there; returns what is still there.
+pub async fn before(run: &Run, node: &Node, left: Vec<Left>) -> Vec<String> {
+    let mut still_there = Vec::new();
+    for left in left {
+        run.tell(&node.address, Step::Recover, State::Started, Some(format!("left by {}", left.deployment)));
+        for swept in left.take_back(&run.store, node).await {
+            match swept.outstanding {
+                None => run.tell(&node.address, Step::Recover, State::Undone, Some(swept.trace)),
+                Some(why) => {
+                    let told = format!("{}: {why} (left by deployment {})", swept.trace, swept.deployment);
+                    run.tell(&node.address, Step::Recover, State::Failed, Some(told.clone()));
+                    still_there.push(told);
+                }
+            }
+        }
+    }
+    still_there
+}
+
+/// Takes all of it back, many nodes at once; `knows` may replace a journalled node by one with usable credentials.
+pub async fn sweep(
+    store: &Store,
+    left: Vec<Left>,
+    knows: impl Fn(&DeploymentId, &Node) -> Option<Node>,
+) -> Vec<Swept> {
+    let limit = Arc::new(Semaphore::new(PARALLEL));
+    let mut tasks = JoinSet::new();
+    for left in left {
+        let node = knows(&left.deployment, &left.node).unwrap_or_else(|| left.node.clone());
         let (store, limit) = (store.clone(), limit.clone());
         tasks.spawn(async move {
             let _turn = limit.acquire_owned().await;
-            let (session, results) = take_back(&store, &node, &deployment, None, &undos).await;
-            if let Some(session) = session {
-                session.close().await;
-            }
-            let swept = |((_, undo), result): (&(EntryId, Undo), Result<(), String>)| Swept {
-                node: node.address.clone(),
-                deployment: deployment.clone(),
-                trace: undo.to_string(),
-                outstanding: result.err(),
-            };
-            undos.iter().zip(results).map(swept).collect::<Vec<_>>()
+            left.take_back(&store, &node).await
         });
     }
     let mut swept = Vec::new();
     while let Some(done) = tasks.join_next().await {
         swept.extend(done.unwrap_or_default());
     }
-    Ok(swept)
+    swept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::undo::EngineFiles;
+
+    #[test]
+    fn a_node_is_the_same_in_every_notation() {
+        let node = |address: &str| -> Node {
+            toml::from_str(&format!("address = \"{address}\"\nuser = \"root\"")).unwrap()
+        };
+        for same in ["fd00:ca::11", "[fd00:ca::11]", "FD00:CA:0:0:0:0:0:11"] {
+            assert_eq!(place(&node(same)), ("fd00:ca::11".to_owned(), 22), "{same}");
+        }
+        assert_eq!(place(&node("Node1.lab.")), place(&node("node1.lab")));
+        assert_ne!(place(&node("node1.lab")), place(&node("node2.lab")));
+    }
+
+    #[tokio::test]
+    async fn what_a_live_deployment_needs_is_not_taken_back() {
+        let store = Store::in_memory().unwrap();
+        let node: Node = toml::from_str("address = \"fd00::1\"\nuser = \"root\"").unwrap();
+        for deployment in ["live", "dead", "dead"] {
+            let undo = Undo::from(EngineFiles { directory: format!("/tmp/carena-{deployment}") });
+            store.arm(&deployment.parse().unwrap(), &node, &undo).await.unwrap();
+        }
+        let left = left(&store, |deployment, _| deployment.as_str() == "live").await.unwrap();
+        assert_eq!(left.len(), 1);
+        assert_eq!((left[0].deployment.as_str(), left[0].undos.len()), ("dead", 2));
+    }
 }

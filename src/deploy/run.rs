@@ -1,4 +1,4 @@
-//! One deployment under way: what all its nodes share.
+//! One deployment under way, as one of its nodes sees it: what all share, and what is cancelled for this one.
 
 use std::sync::Arc;
 
@@ -11,12 +11,14 @@ use crate::https::{Registration, Registry};
 use crate::wire::id::{ComponentId, DeploymentId};
 
 use super::authority::Authority;
+use super::cancel::Cancels;
 use super::error::CycleError;
 use super::event::{Bytes, Event, State, Step};
 use super::events::EventLog;
 use super::store::Store;
 
-/// What all nodes of a deployment share.
+/// A deployment as one of its nodes sees it. Cloning shares everything.
+#[derive(Clone)]
 pub struct Run {
     /// Its id.
     pub deployment: DeploymentId,
@@ -29,27 +31,39 @@ pub struct Run {
     /// Its bytes.
     pub payloads: Payloads,
     /// How.
-    pub options: Options,
+    pub options: Arc<Options>,
     /// Nothing is installed, only planned.
     pub dry_run: bool,
     /// The box's HTTPS server.
     pub registry: Registry,
     /// Its port.
     pub https_port: u16,
-    /// Becomes true when the operator cancels.
-    pub cancel: watch::Sender<bool>,
+    /// The node's number in the fleet.
+    pub index: usize,
+    /// What the operator cancels, of the whole deployment.
+    pub cancels: watch::Sender<Cancels>,
 }
 
 impl Run {
-    /// Whether the operator has cancelled.
-    pub fn is_cancelled(&self) -> bool {
-        *self.cancel.borrow()
+    /// The same deployment, seen by another node.
+    pub fn for_node(&self, index: usize) -> Self {
+        Self { index, ..self.clone() }
     }
 
-    /// Returns when the operator has cancelled.
+    /// Whether the operator has cancelled this node, or everything.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancels.borrow().node(self.index)
+    }
+
+    /// Whether the operator has cancelled this component on this node.
+    pub fn is_component_cancelled(&self, component: &ComponentId) -> bool {
+        self.cancels.borrow().component(self.index, component)
+    }
+
+    /// Returns when the operator has cancelled this node, or everything.
     pub async fn cancelled(&self) {
-        let mut cancel = self.cancel.subscribe();
-        if cancel.wait_for(|cancelled| *cancelled).await.is_err() {
+        let mut cancels = self.cancels.subscribe();
+        if cancels.wait_for(|cancels| cancels.node(self.index)).await.is_err() {
             // The sender is ours and lives as long as we do; were it gone, nobody could cancel any more.
             std::future::pending::<()>().await;
         }
@@ -101,16 +115,7 @@ impl Run {
             State::Failed => tracing::warn!(deployment = %self.deployment, node, step = step.name(), message),
             _ => tracing::info!(deployment = %self.deployment, node, step = step.name(), ?state, message),
         }
-        self.events.publish(Event {
-            sequence: 0,
-            time: crate::clock::now_rfc3339(),
-            deployment: self.deployment.clone(),
-            node: node.to_owned(),
-            step,
-            state,
-            component,
-            bytes,
-            message,
-        });
+        let event = Event::new(&self.deployment, node, step, state);
+        self.events.publish(Event { component, bytes, message, ..event });
     }
 }

@@ -13,19 +13,8 @@ use tokio::sync::oneshot;
 use crate::access::undo::{EntryId, Undo};
 use crate::deploy::event::Summary;
 use crate::error::Hinted;
-use crate::fleet::Node;
+use crate::fleet::{Fleet, Node};
 use crate::wire::id::DeploymentId;
-
-/// Version of the schema, in SQLite's `user_version`.
-const SCHEMA: i64 = 1;
-
-const SCHEMA_1: &str = "
-    CREATE TABLE deployment (id TEXT PRIMARY KEY, started TEXT NOT NULL, ended TEXT, summary TEXT NOT NULL) STRICT;
-    CREATE TABLE pin (address TEXT NOT NULL, port INTEGER NOT NULL, fingerprint TEXT NOT NULL, seen TEXT NOT NULL,
-        PRIMARY KEY (address, port)) STRICT;
-    CREATE TABLE journal (entry INTEGER PRIMARY KEY AUTOINCREMENT, deployment TEXT NOT NULL, node TEXT NOT NULL,
-        undo TEXT NOT NULL, armed TEXT NOT NULL, undone TEXT) STRICT;
-    CREATE INDEX journal_open ON journal (entry) WHERE undone IS NULL;";
 
 /// Most changes of one commit.
 const BATCH_MAX: usize = 256;
@@ -49,7 +38,7 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// Written by a newer version.
-    #[error("the store has schema {found}, this version knows up to {SCHEMA}")]
+    #[error("the store has schema {found}, this version knows up to {}", super::schema::VERSION)]
     Newer {
         /// Its version.
         found: i64,
@@ -157,17 +146,7 @@ impl Store {
     ) -> Result<Self, StoreError> {
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
-        let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        match found {
-            0 => {
-                let transaction = connection.transaction()?;
-                transaction.execute_batch(SCHEMA_1)?;
-                transaction.pragma_update(None, "user_version", SCHEMA)?;
-                transaction.commit()?;
-            }
-            SCHEMA => {}
-            found => return Err(StoreError::Newer { found }),
-        }
+        super::schema::migrate(&mut connection)?;
         let (jobs, queue) = mpsc::channel();
         std::thread::Builder::new()
             .name("store".into())
@@ -288,22 +267,58 @@ impl Store {
         .await
     }
 
-    /// Writes a deployment's summary.
+    /// Writes a deployment that begins, with what it takes to retry it.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn save(&self, summary: &Summary) -> Result<(), StoreError> {
-        let row =
-            (summary.deployment.to_string(), summary.started.clone(), summary.ended.clone(), json(summary)?);
+    pub async fn begin(&self, summary: &Summary, fleet: &Fleet) -> Result<(), StoreError> {
+        let row = (summary.deployment.to_string(), summary.started.clone(), json(summary)?, json(fleet)?);
         self.run(move |savepoint| {
             savepoint
                 .prepare_cached(
-                    "INSERT OR REPLACE INTO deployment (id, started, ended, summary) VALUES (?1, ?2, ?3, ?4)",
+                    "INSERT INTO deployment (id, started, summary, fleet) VALUES (?1, ?2, ?3, ?4)",
                 )?
                 .execute(params![row.0, row.1, row.2, row.3])?;
             Ok(())
         })
         .await
+    }
+
+    /// Writes how a deployment stands.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn save(&self, summary: &Summary) -> Result<(), StoreError> {
+        let row = (summary.deployment.to_string(), summary.ended.clone(), json(summary)?);
+        self.run(move |savepoint| {
+            savepoint
+                .prepare_cached("UPDATE deployment SET ended = ?2, summary = ?3 WHERE id = ?1")?
+                .execute(params![row.0, row.1, row.2])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// A deployment of this or an earlier run, and its fleet, if that was kept.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn load(&self, id: &DeploymentId) -> Result<Option<(Summary, Option<Fleet>)>, StoreError> {
+        let id = id.to_string();
+        let row = self
+            .run(move |savepoint| {
+                let mut select =
+                    savepoint.prepare_cached("SELECT summary, fleet FROM deployment WHERE id = ?1")?;
+                let row = select.query_row([id], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+                Ok::<Option<(String, Option<String>)>, _>(row)
+            })
+            .await?;
+        let Some((summary, fleet)) = row else { return Ok(None) };
+        let fleet = fleet.map(|fleet| serde_json::from_str(&fleet)).transpose();
+        Ok(Some((
+            serde_json::from_str(&summary).map_err(StoreError::Record)?,
+            fleet.map_err(StoreError::Record)?,
+        )))
     }
 }
 
@@ -355,6 +370,34 @@ mod tests {
         assert_eq!((outstanding[0].entry, &outstanding[0].undo), (entry, &undo));
         store.undone(vec![entry]).await.unwrap();
         assert!(store.outstanding().await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_deployment_is_kept_with_its_fleet_and_without_its_passwords() {
+        let store = Store::in_memory().unwrap();
+        let mut fleet: Fleet = toml::from_str(
+            "baseline = \"demo\"\n[options]\nwaves = [1]\n[[node]]\naddress = \"fd00::1\"\nuser = \"root\"\n",
+        )
+        .unwrap();
+        fleet.nodes[0].password = Some(crate::secret::Secret::new("hunter2".into()));
+        let mut summary = Summary {
+            deployment: "x".parse().unwrap(),
+            retry_of: None,
+            started: "now".into(),
+            ended: None,
+            baseline: "demo 1".into(),
+            cancelled: false,
+            nodes: Vec::new(),
+        };
+        store.begin(&summary, &fleet).await.unwrap();
+        summary.ended = Some("later".into());
+        store.save(&summary).await.unwrap();
+        let (kept, fleet) = store.load(&summary.deployment).await.unwrap().unwrap();
+        assert_eq!(kept, summary);
+        let fleet = fleet.unwrap();
+        assert_eq!((fleet.nodes[0].host(), fleet.options.waves.len()), ("fd00::1", 1));
+        assert!(fleet.nodes[0].password.is_none());
+        assert!(store.load(&"y".parse().unwrap()).await.unwrap().is_none());
     }
 
     #[tokio::test]

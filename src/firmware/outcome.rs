@@ -18,6 +18,8 @@ pub enum Outcome {
     NotApplicable(String),
     /// Not begun.
     Skipped(String),
+    /// A dry run's word: it would be installed, and why.
+    WouldUpdate(String),
     /// Failed.
     Failed(String),
     /// The installer reports success, but the version could not be read back or is another one.

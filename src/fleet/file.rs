@@ -8,14 +8,15 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::options::Options;
 use crate::error::Hinted;
 use crate::secret::Secret;
 
 /// Most nodes in one fleet.
 pub const NODES_MAX: usize = 10_000;
 
-/// What to bring to which nodes.
-#[derive(Debug, Clone, Deserialize)]
+/// What to bring to which nodes. As it is serialised, into the store, it holds no secret.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fleet {
     /// An id in the cache, or a directory.
@@ -26,71 +27,6 @@ pub struct Fleet {
     /// Where.
     #[serde(rename = "node", alias = "nodes", default)]
     pub nodes: Vec<Node>,
-}
-
-/// How the whole deployment is run.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Options {
-    /// Whether the node's firewall may be opened.
-    pub open_firewall: OpenFirewall,
-    /// Whether nodes are rebooted.
-    pub reboot: Reboot,
-    /// What to do with versions that are there already.
-    pub mode: Mode,
-    /// Nodes at once.
-    pub parallel: u16,
-    /// No new node is begun after this many have failed; 0 = never stop.
-    pub failures_max: u32,
-    /// Seconds after which an engine that hears nothing takes itself away.
-    pub lease_s: u32,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            open_firewall: OpenFirewall::Auto,
-            reboot: Reboot::IfNeeded,
-            mode: Mode::Upgrade,
-            parallel: 64,
-            failures_max: 0,
-            lease_s: 300,
-        }
-    }
-}
-
-/// Whether the node's firewall may be opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OpenFirewall {
-    /// Only if the engine's port does not answer.
-    Auto,
-    /// Always.
-    Yes,
-    /// Never.
-    No,
-}
-
-/// Whether nodes are rebooted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Reboot {
-    /// Never; what needs one is reported.
-    Never,
-    /// When a component needs one. Until rebooting is built, what needs one is reported, as with `never`.
-    IfNeeded,
-}
-
-/// What to do with versions that are there already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Mode {
-    /// Older versions only.
-    Upgrade,
-    /// Newer ones too.
-    Downgrade,
-    /// The same one too.
-    Rewrite,
 }
 
 /// A node. Files are named, not read: what is kept of a node (in the journal) holds no secret.
@@ -105,6 +41,12 @@ pub struct Node {
     /// How it is reached.
     #[serde(default)]
     pub access: AccessKind,
+    /// The group it belongs to, for `[options] order`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Never two nodes with the same name here at once: the members of a cluster, two paths to one disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exclusive: Option<String>,
     /// User to log in as.
     pub user: String,
     /// File with the password.
@@ -213,7 +155,9 @@ impl Fleet {
                 why: error.message().to_owned(),
             }
         })?;
-        let base = path.parent().unwrap_or(Path::new("."));
+        // Absolute, because it is kept: a sweep or a retry may be called from another directory.
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let base = absolute.parent().unwrap_or(Path::new("/"));
         if fleet.baseline.contains('/') {
             fleet.baseline = base.join(&fleet.baseline).to_string_lossy().into_owned();
         }
@@ -265,11 +209,12 @@ impl Fleet {
         if self.nodes.len() > NODES_MAX {
             return invalid(format!("{} nodes; at most {NODES_MAX} in one deployment", self.nodes.len()));
         }
-        if self.options.parallel == 0 {
-            return invalid("parallel = 0 would never begin".into());
+        if let Some(why) = self.options.fault() {
+            return invalid(why);
         }
-        if !(10..=86_400).contains(&self.options.lease_s) {
-            return invalid(format!("lease_s = {}; it is 10 to 86400 seconds", self.options.lease_s));
+        let grouped = |name: &&String| self.nodes.iter().any(|node| node.group.as_ref() == Some(name));
+        if let Some(name) = self.options.order.iter().find(|name| !grouped(name)) {
+            return invalid(format!("order: no node is of group {name}"));
         }
         let mut seen = std::collections::HashSet::new();
         for node in &self.nodes {
