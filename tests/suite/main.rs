@@ -4,9 +4,10 @@
 mod boot;
 mod cycle;
 mod firewall;
+mod ground;
 mod house;
 mod image;
 mod lab;
 mod layers;
-mod privilege;
 mod pid1;
+mod privilege;
