@@ -2,8 +2,10 @@
 //! PAM. What fails fails with its reason, after one try that PAM itself has counted.
 
 use std::fmt::Write as _;
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
 
-use crate::cycle::deploy;
+use crate::cycle::{deploy, kill, run};
 use crate::lab::{Lab, difference};
 
 /// PAM runs these at every authentication: what processes say of themselves at that moment, and each failure.
@@ -174,4 +176,32 @@ fn every_way_in_leads_to_root_or_to_its_own_refusal_after_one_try() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_sweep_with_a_password_that_is_no_longer_right_tries_it_once() {
+    let lab = Lab::up(1);
+    lab.on_node(1, PAM);
+    let before = lab.snapshot(1);
+    let fleet = lab.fleet(&[1], "demo", "");
+    let mut child =
+        lab.carena(&["deploy", fleet.to_str().unwrap(), "--json"]).stdout(Stdio::piped()).spawn().unwrap();
+    let started = "\"step\":\"start\",\"state\":\"started\"";
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains(started)));
+    kill(&child, nix::sys::signal::Signal::SIGKILL);
+    child.wait().unwrap();
+
+    lab.on_node(1, "cp -p /etc/shadow /root/shadow; echo operator:another | chpasswd; : > /run/pam-failed");
+    let swept = run(&mut lab.carena(&["sweep", "--json"]));
+    assert_eq!(swept.exit, 253, "{}", swept.all);
+    assert!(swept.all.contains("user operator was not let in"), "{}", swept.all);
+    assert_eq!(lab.on_node(1, "cat /run/pam-failed"), "sshd operator\n");
+
+    lab.on_node(1, "cp -p /root/shadow /etc/shadow; rm /root/shadow");
+    let swept = run(&mut lab.carena(&["sweep", "--json"]));
+    assert_eq!(swept.exit, 0, "{}", swept.all);
+    // chpasswd keeps a copy of its own.
+    let left = difference(&before, &lab.snapshot(1));
+    assert!(left.lines().all(|line| line.contains("/etc/shadow")), "{left}");
 }
