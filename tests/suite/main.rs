@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, clippy::print_stdout, missing_docs)] // tests start programs and are no API
 mod boot;
 mod cycle;
+mod faults;
 mod firewall;
 mod fleet;
 mod house;
@@ -10,3 +11,4 @@ mod lab;
 mod layers;
 mod operator;
 mod reboot;
+mod traces;
