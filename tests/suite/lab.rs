@@ -66,6 +66,19 @@ impl Lab {
         }
     }
 
+    /// Restarts a node and waits until it is back.
+    pub fn restart(&self, k: usize) {
+        let bound = Duration::from_secs(60);
+        let pid = || std::fs::read_to_string(self.dir.join(format!("node{k}.pid"))).unwrap_or_default();
+        let (before, end) = (pid(), Instant::now() + bound);
+        self.on_node(k, "reboot");
+        while pid() == before {
+            assert!(Instant::now() < end, "node {k} does not go down within {bound:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.wait_for_node(k, bound);
+    }
+
     /// Pulls a node's cable, or puts it back.
     pub fn link(&self, k: usize, state: &str) {
         let set = self.hub_command("ip").args(["link", "set", &format!("v{k}"), state]).status().unwrap();
