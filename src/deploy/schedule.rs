@@ -433,7 +433,7 @@ impl Deployments {
 
     /// Whether a deployment has ended, or is not known.
     pub fn has_ended(&self, id: &DeploymentId) -> bool {
-        !self.lives(id)
+        !self.known().get(id).is_some_and(Known::lives)
     }
 
     /// Events after a number, and those to come.
