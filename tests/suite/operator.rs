@@ -87,6 +87,27 @@ impl Running {
         nix::unistd::Pid::from_raw(pid.cast_signed())
     }
 
+    /// The same, once the script has become the program.
+    pub fn pid_when_started(&self) -> nix::unistd::Pid {
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        loop {
+            let pid = self.pid();
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            if name.trim() == "carena" {
+                return pid;
+            }
+            assert!(std::time::Instant::now() < end, "carena was not started: {name}");
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+    }
+
+    /// The most memory it has had resident, KiB; 0 when it has ended.
+    pub fn memory_peak_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();
+        peak.trim().trim_end_matches("kB").trim().parse().unwrap_or(0)
+    }
+
     pub fn signal(&self, signal: nix::sys::signal::Signal) {
         // One that has just ended cannot be signalled, and need not be.
         let _ = nix::sys::signal::kill(self.pid(), signal);

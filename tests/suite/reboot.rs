@@ -21,7 +21,12 @@ fn nodes_are_restarted_their_active_version_is_read_and_nothing_is_left() {
     for k in [1, 2] {
         lab.on_node(k, "printf \"#!/bin/sh\\ncat > /var/lib/told\\n\" > /usr/bin/wall");
     }
-    let before = [lab.snapshot(1), lab.snapshot(2)];
+    // The kernel names the root's overlay another way when it is mounted a second time.
+    let settled = |k| -> String {
+        let lines = besides(&lab.snapshot(k), &["bios", "told"]);
+        lines.lines().filter(|line| !line.starts_with("overlay / ")).map(|line| format!("{line}\n")).collect()
+    };
+    let before = [settled(1), settled(2)];
     let boots = [boot_id(&lab, 1), boot_id(&lab, 2)];
     let done = deploy(&lab, &fleet(&lab, &[1, 2], "reboot_message = \"Save your work\"\nreboot_delay_s = 1"));
     assert_eq!(done.exit, 0, "{}", done.all);
@@ -30,7 +35,7 @@ fn nodes_are_restarted_their_active_version_is_read_and_nothing_is_left() {
         assert_eq!(done.node(&lab, k)["components"][0]["to"], "2.0");
         assert_ne!(boot_id(&lab, k), boots[k - 1]);
         assert_eq!(lab.on_node(k, "cat /var/lib/told"), "Save your work (in 1 s).\n");
-        assert_eq!(besides(&lab.snapshot(k), &["bios", "told"]), before[k - 1], "node {k}");
+        assert_eq!(settled(k), before[k - 1], "node {k}");
         assert!(done.first(&lab, k, "disconnect", "done") < done.first(&lab, k, "reboot", "started"));
         assert!(done.first(&lab, k, "return", "done") < done.events.len());
     }
