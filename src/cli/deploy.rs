@@ -31,7 +31,7 @@ pub struct Order {
 pub async fn deploy(order: Order, common: &Common, intent: Intent) -> Result<Exit, Ended> {
     let ran = run(order, common, intent).await?;
     if common.json {
-        say(&closing_line(&ran.summary, ran.exit));
+        say(&serde_json::to_string(&ran.summary.report()).unwrap_or_default());
     } else {
         table::closing(&ran.summary, intent, ran.exit);
     }
@@ -66,27 +66,6 @@ pub async fn inventory(fleet: PathBuf, common: &Common) -> Result<Exit, Ended> {
     Ok(exit)
 }
 
-/// The last line of `--json`.
-fn closing_line(summary: &Summary, exit: Exit) -> String {
-    let entry = |(address, node): &(String, _)| Some((address.clone(), serde_json::to_value(node).ok()?));
-    let nodes: serde_json::Map<_, _> = summary.nodes.iter().filter_map(entry).collect();
-    let mut line = serde_json::json!({
-        "summary": {
-            "deployment": summary.deployment,
-            "baseline": summary.baseline,
-            "cancelled": summary.cancelled,
-            "nodes": nodes,
-        },
-        "exit": exit as u8,
-    });
-    if let (Some(first), Some(fields)) =
-        (&summary.retry_of, line.get_mut("summary").and_then(serde_json::Value::as_object_mut))
-    {
-        fields.insert("retry_of".into(), first.to_string().into());
-    }
-    line.to_string()
-}
-
 /// A deployment that has ended.
 struct Ran {
     deployments: Deployments,
@@ -112,30 +91,19 @@ async fn run(order: Order, common: &Common, intent: Intent) -> Result<Ran, Ended
         (None, None) => return Err(Ended { exit: Exit::BadInput, message: "no fleet file is named".into() }),
     };
     ask_passwords(&mut fleet);
-    recover(&deployments, &fleet).await?;
     let (_, events) = deployments.events(None);
     let started = match &order.retry {
         None => deployments.start(fleet, intent).await,
         Some(first) => deployments.retry(first, fleet, intent).await,
     };
     let id = started.map_err(|error| Ended::with(Exit::BadInput, &error))?;
+    // What earlier runs left on these nodes is taken back before they are begun, on others meanwhile.
+    deployments.keep_sweeping();
     show(&deployments, &id, events, &mut signals, Progress::new(common.json)).await;
     match deployments.ended(&id).await {
         Some((summary, exit)) => Ok(Ran { deployments, summary, exit }),
         None => Err(Ended { exit: Exit::Other, message: "BUG: the deployment is not known".into() }),
     }
-}
-
-/// What earlier runs left is taken back first; what cannot be is tried again while this deployment runs.
-async fn recover(deployments: &Deployments, fleet: &Fleet) -> Result<(), Ended> {
-    let swept = deployments.sweep(Some(fleet)).await.map_err(|error| Ended::with(Exit::Other, &error))?;
-    for trace in swept {
-        if let Some(why) = trace.outstanding {
-            complain(&format!("{}: left by an earlier run, still there: {}: {why}", trace.node, trace.trace));
-        }
-    }
-    deployments.keep_sweeping();
-    Ok(())
 }
 
 /// Shows what happens until every node has its result; the first Ctrl-C cancels, the next say what is waited for.

@@ -39,6 +39,11 @@ impl EventLog {
         let _ = self.live.send(event);
     }
 
+    /// The number of the newest event; 0 before the first.
+    pub fn newest(&self) -> u64 {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+
     /// The kept events after number `after`, and those to come, without a gap between them.
     pub fn read(&self, after: Option<u64>) -> (Vec<Arc<Event>>, broadcast::Receiver<Arc<Event>>) {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);

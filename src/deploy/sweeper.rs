@@ -25,10 +25,10 @@ const FIRST_WAIT: Duration = Duration::from_secs(5);
 const WAIT_MAX: Duration = Duration::from_secs(300);
 
 /// Which deployment on which node.
-type Place = (DeploymentId, String);
+type At = (DeploymentId, String);
 
 /// When a place is tried again, and how long it was waited for.
-type Waiting = HashMap<Place, (Instant, Duration)>;
+type Waiting = HashMap<At, (Instant, Duration)>;
 
 impl Deployments {
     /// Takes back what is outstanding, now; what runs in this process excepted.
@@ -62,20 +62,26 @@ impl Deployments {
     /// Sweeps the places whose time has come.
     async fn sweep_due(&self, waiting: &mut Waiting) -> Result<(), StoreError> {
         let _alone = self.0.sweeping.lock().await;
-        let mut left = recover::left(&self.0.store, |id, node| self.is_live(id, node)).await?;
-        let places: Vec<Place> = left.iter().map(place).collect();
+        // A node that a deployment works on is that deployment's to clean; it does so before it begins there.
+        let mut left =
+            recover::left(&self.0.store, |id, node| self.is_live(id, node) || self.is_taken(node)).await?;
+        let places: Vec<At> = left.iter().map(place).collect();
         waiting.retain(|place, _| places.contains(place));
         let now = Instant::now();
-        left.retain(|left| waiting.entry(place(left)).or_insert((now + FIRST_WAIT, FIRST_WAIT)).0 <= now);
-        let tried: Vec<Place> = left.iter().map(place).collect();
+        // What a dead run left is tried at once; what an unwind of this process has just failed at, after a pause.
+        let first = |id: &DeploymentId| if self.known().contains_key(id) { now + FIRST_WAIT } else { now };
+        left.retain(|left| {
+            waiting.entry(place(left)).or_insert_with(|| (first(&left.deployment), FIRST_WAIT)).0 <= now
+        });
+        let tried: Vec<At> = left.iter().map(place).collect();
         let swept = self.take_back(left, None).await;
         for tried in tried {
             let still = swept.iter().any(|trace| {
                 (&trace.deployment, &trace.node) == (&tried.0, &tried.1) && trace.outstanding.is_some()
             });
-            let wait = waiting.remove(&tried).map_or(FIRST_WAIT, |(_, wait)| (wait * 2).min(WAIT_MAX));
+            let wait = waiting.remove(&tried).map_or(FIRST_WAIT, |(_, wait)| wait);
             if still {
-                waiting.insert(tried, (Instant::now() + wait, wait));
+                waiting.insert(tried, (Instant::now() + wait, (wait * 2).min(WAIT_MAX)));
             }
         }
         Ok(())
@@ -96,7 +102,7 @@ impl Deployments {
     }
 
     /// Whether a deployment of this process still works on the node, or will.
-    fn is_live(&self, id: &DeploymentId, node: &Node) -> bool {
+    pub(super) fn is_live(&self, id: &DeploymentId, node: &Node) -> bool {
         let known = self.known();
         let nodes = known.get(id).map(|known| known.summary.nodes.as_slice()).unwrap_or_default();
         nodes
@@ -104,16 +110,28 @@ impl Deployments {
             .any(|(address, summary)| *address == node.address && summary.result == NodeResult::Running)
     }
 
+    /// Whether any deployment of this process still works on the node, or will.
+    fn is_taken(&self, node: &Node) -> bool {
+        let wanted = recover::place(node);
+        let known = self.known();
+        known.values().filter(|known| known.places.contains(&wanted)).any(|known| {
+            let mut nodes = known.nodes.iter().zip(&known.summary.nodes);
+            nodes.any(|(node, (_, summary))| {
+                summary.result == NodeResult::Running && recover::place(node) == wanted
+            })
+        })
+    }
+
     /// A node with better credentials than the journal has: given now, or by the API when the deployment began.
     fn knows(&self, id: &DeploymentId, node: &Node, fleet: Option<&Fleet>) -> Option<Node> {
-        let same = |other: &&Node| other.host() == node.host() && other.port == node.port;
+        let same = |other: &&Node| recover::place(other) == recover::place(node);
         let given = fleet.and_then(|fleet| fleet.nodes.iter().find(same)).cloned();
         given.or_else(|| self.known().get(id)?.nodes.iter().find(same).cloned())
     }
 
     /// Makes the summaries say what is still there.
     async fn correct(&self, swept: &[Swept]) {
-        let mut places: Vec<Place> =
+        let mut places: Vec<At> =
             swept.iter().map(|trace| (trace.deployment.clone(), trace.node.clone())).collect();
         places.sort();
         places.dedup();
@@ -124,6 +142,7 @@ impl Deployments {
             let still: Vec<String> = still.collect();
             let known = self.known().get_mut(&id).map(|known| {
                 list(&mut known.summary, &node, &still);
+                known.forget_credentials();
                 known.summary.clone()
             });
             let summary = match known {
@@ -134,11 +153,31 @@ impl Deployments {
                 }),
             };
             self.save(summary).await;
+            if still.is_empty() {
+                self.forget_mentions(&id, &node).await;
+            }
+        }
+    }
+
+    /// Later deployments that found these traces on their node, and list them too, need not any more.
+    async fn forget_mentions(&self, id: &DeploymentId, node: &str) {
+        let mention = recover::mention(id);
+        let mut corrected = Vec::new();
+        for known in self.known().values_mut() {
+            let here = known.summary.nodes.iter_mut().filter(|(address, _)| address == node);
+            let traces = here.map(|(_, summary)| &mut summary.outstanding_traces);
+            for traces in traces.filter(|traces| traces.iter().any(|trace| trace.ends_with(&mention))) {
+                traces.retain(|trace| !trace.ends_with(&mention));
+                corrected.push(known.summary.deployment.clone());
+            }
+        }
+        for id in corrected {
+            self.save(self.get(&id).map(|(summary, _)| summary)).await;
         }
     }
 }
 
-fn place(left: &Left) -> Place {
+fn place(left: &Left) -> At {
     (left.deployment.clone(), left.node.address.clone())
 }
 

@@ -99,6 +99,9 @@ pub async fn take_back(
                 Ok(session) => session,
                 Err(error) => {
                     last = crate::error::explain(&error);
+                    if matches!(error, CycleError::Credentials(_)) {
+                        break; // they do not come back by waiting
+                    }
                     tokio::time::sleep(Duration::from_millis(250 << attempt)).await;
                     continue;
                 }

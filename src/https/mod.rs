@@ -2,9 +2,10 @@
 //!
 //! A deployment adds a name per node, whose certificate and client verifier belong to that node alone, and takes it
 //! away when done; the console is the default. TLS 1.3 only. Everything is bounded: connections, handshakes,
-//! headers. It must never answer a name nobody added, unless there is a default. [`identity`] is the box's own
-//! certificate, which the console is served with.
+//! headers, request bodies ([`body`]). It must never answer a name nobody added, unless there is a default. [`identity`]
+//! is the box's own certificate, which the console is served with.
 
+pub mod body;
 pub mod identity;
 
 use std::collections::HashMap;
@@ -14,6 +15,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
@@ -21,6 +25,7 @@ use rustls::server::Acceptor;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::LazyConfigAcceptor;
+use tower::ServiceExt as _;
 
 /// Connections at once; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 1_024;
@@ -172,7 +177,10 @@ async fn connection(
         Ok((start.into_stream(tls).await?, app))
     };
     let (stream, app) = tokio::time::timeout(HANDSHAKE_MAX, handshake).await??;
-    let service = TowerToHyperService::new(app.layer(axum::Extension(peer)));
+    let service = TowerToHyperService::new(app.map_request(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        request.map(|incoming| Body::new(body::Timed::new(incoming)))
+    }));
     let mut http = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
     http.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_MAX);
     http.http2().timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(20)));

@@ -172,7 +172,7 @@ enum BoxFault {
     Paused(Duration),
 }
 
-/// Every place an engine could go to, small enough to be filled, and the root mounted as after a restart.
+/// The root mounted as after a restart, and then [`LIMIT`].
 fn prepare(lab: &Lab, nodes: &[usize]) {
     for k in nodes {
         lab.restart(*k);
@@ -180,7 +180,9 @@ fn prepare(lab: &Lab, nodes: &[usize]) {
     }
 }
 
-const LIMIT: &str = "for d in /var/tmp /tmp /run /dev/shm; do mount -o remount,size=48M $d; done";
+/// Every place an engine could go to is small enough to be filled, and the chains that faults use are there.
+const LIMIT: &str = "for d in /var/tmp /tmp /run /dev/shm; do mount -o remount,size=48M $d; done
+    ip6tables -I OUTPUT -p tcp -j ACCEPT && ip6tables -D OUTPUT -p tcp -j ACCEPT";
 
 const HEAL: &str = "rm -f /var/tmp/fill /tmp/fill /run/fill /dev/shm/fill
     while ip6tables -D INPUT -p tcp -m comment --comment lab-fault -j DROP 2>/dev/null; do :; done";
