@@ -254,6 +254,7 @@ fn one_round(lab: &Lab, chance: &mut Chance, round: u64, nodes: &[usize], before
     println!("{told}");
     let running = Running::start(lab, &["deploy", fleet.to_str().unwrap(), "--json"]);
     let pid = running.pid_when_started();
+    let parent = running.parent();
     let done = std::thread::scope(|scope| {
         for (k, at, fault) in &faults {
             scope.spawn(|| {
@@ -272,6 +273,8 @@ fn one_round(lab: &Lab, chance: &mut Chance, round: u64, nodes: &[usize], before
                     send(Signal::SIGSTOP);
                     std::thread::sleep(time);
                     send(Signal::SIGCONT);
+                    // nsenter stops itself with its child.
+                    let _ = nix::sys::signal::kill(parent, Signal::SIGCONT);
                 }
             }
         });
