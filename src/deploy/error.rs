@@ -56,6 +56,17 @@ pub enum CycleError {
     Protocol,
 }
 
+impl CycleError {
+    /// Whether trying again with the same credentials can only end the same, or worse: with a locked account.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Credentials(_) => true,
+            Self::Access(error) => error.is_final(),
+            _ => false,
+        }
+    }
+}
+
 impl Hinted for CycleError {
     fn hint(&self) -> Option<String> {
         match self {

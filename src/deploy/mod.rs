@@ -13,6 +13,7 @@ pub mod error;
 pub mod establish;
 pub mod event;
 pub mod events;
+pub mod follow;
 pub mod install;
 pub mod reboot;
 pub mod recover;

@@ -85,3 +85,43 @@ async fn drain(mut body: Incoming) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::{Request, Response, StatusCode};
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    /// What a server answers to these bytes and then silence; its client's time passes as if by itself.
+    async fn answer(sent: &str) -> String {
+        let (mut client, server) = tokio::io::duplex(1 << 16);
+        let service = hyper::service::service_fn(|request: Request<Incoming>| async {
+            let read = Timed::new(request.into_body()).collect().await;
+            let status = match read {
+                Err(error) if error.is::<TooSlow>() => StatusCode::REQUEST_TIMEOUT,
+                Err(_) => StatusCode::BAD_REQUEST,
+                Ok(_) => StatusCode::OK,
+            };
+            let mut response = Response::new(axum::body::Body::empty());
+            *response.status_mut() = status;
+            Ok::<_, std::convert::Infallible>(response)
+        });
+        let serving = hyper::server::conn::http1::Builder::new();
+        tokio::spawn(serving.serve_connection(TokioIo::new(server), service));
+        client.write_all(sent.as_bytes()).await.unwrap();
+        let mut first = vec![0; 12];
+        client.read_exact(&mut first).await.unwrap();
+        String::from_utf8(first).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_whole_is_given_up() {
+        let head = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n";
+        let begun = tokio::time::Instant::now();
+        assert_eq!(answer(&format!("{head}abc")).await, "HTTP/1.1 200");
+        assert!(begun.elapsed() < BODY_MAX);
+        assert_eq!(answer(&format!("{head}ab")).await, "HTTP/1.1 408");
+        assert!(begun.elapsed() >= BODY_MAX);
+    }
+}

@@ -231,6 +231,12 @@ fn a_person_signs_in_starts_a_deployment_and_sees_it_done() {
     browser.shows(&node(1), "Installing");
     browser.shows(".head .chip", "Running");
     browser.picture("running");
+    // Loaded anew in the middle, it shows the same.
+    let shown = || browser.text("main");
+    let before = shown();
+    browser.ask("POST", "/refresh", &json!({}));
+    until("the same page", || (shown() == before).then_some(()));
+    browser.run("window.sameVisit = true");
     browser.click("[data-part=cancel]");
     browser.shows("dialog", "Nothing new is begun");
     browser.picture("confirm");

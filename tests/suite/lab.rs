@@ -95,8 +95,8 @@ impl Lab {
             done
             command -v nft >/dev/null && nft -s list ruleset
             cat /proc/self/mounts; who
-            find /etc /var /root /home /opt /srv /boot /usr/local -xdev -newer /run/sshd.pid -type f -print | sort
-            find /run /tmp /var/tmp /root /etc /var/lib /dev/shm -xdev | grep -v -e ^/run/motd -e ^/run/sudo -e ^/run/utmp | sort
+            find /etc /var /root /home /opt /srv /boot /usr/local -xdev -newer /run/sshd.pid -type f -print | grep -v -e ^/var/lib/sudo -e ^/var/log/[bw]tmp -e ^/var/log/lastlog | sort
+            find /run /tmp /var/tmp /root /etc /var/lib /dev/shm -xdev | grep -v -e ^/run/motd -e ^/run/sudo -e ^/var/lib/sudo -e ^/run/utmp | sort
             ps -e -o comm= | grep -v -e ^sshd -e ^ps$ -e ^sh$ -e ^find$ -e ^sort$ -e ^grep$ | sort",
         )
     }
@@ -129,6 +129,22 @@ impl Lab {
         command.arg("exec").arg(&self.dir).args(["hub", "--", program]);
         command
     }
+}
+
+/// What was not there before (`+`) and what is not any more (`-`); empty when nothing has changed.
+pub fn difference(before: &str, after: &str) -> String {
+    let lines = |of: &str, less: &str, sign| {
+        let mut less: Vec<&str> = less.lines().collect();
+        let mut text = String::new();
+        for line in of.lines() {
+            match less.iter().position(|other| *other == line) {
+                Some(index) => drop(less.swap_remove(index)),
+                None => text.push_str(&format!("{sign}{line}\n")),
+            }
+        }
+        text
+    };
+    lines(after, before, '+') + &lines(before, after, '-')
 }
 
 impl Drop for Lab {

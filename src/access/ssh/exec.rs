@@ -22,6 +22,9 @@ const PACKET_BYTES: usize = 32 * 1024;
 /// Most bytes kept of a command's output and of its errors.
 const OUTPUT_BYTES_MAX: usize = 1024 * 1024;
 
+/// How often a session is asked for: the waits between double from 20 ms and come to a second and a quarter.
+const SESSION_TRIES: u32 = 6;
+
 /// A killed program is gone by then, or cannot be killed.
 const KILL_MAX: Duration = Duration::from_secs(1);
 
@@ -98,22 +101,17 @@ impl Session {
             Privilege::Sudo { .. } => login_shell::command(body, &Become::Sudo { prompt: &prompt }),
             Privilege::Su { .. } => login_shell::command(body, &Become::Su),
         };
-        let channel = self.handle.channel_open_session().await.map_err(|source| match source {
-            russh::Error::ChannelOpenFailure(_) => AccessError::NoSession { source },
-            source => lost(source),
-        })?;
+        let channel = self.open_session().await?;
         if self.terminal {
             channel.request_pty(true, "dumb", 80, 24, 0, 0, RAW).await.map_err(lost)?;
         }
         channel.exec(true, command).await.map_err(lost)?;
         let (mut reader, writer) = channel.split();
         let mut seen = Seen { prompt, ..Seen::default() };
+        // What the node does not take it has its reasons for: its exit code tells. No end is sent after it: a
+        // terminal has none, a forced one makes a character of it, and every script knows how much it reads.
         let feed = async {
-            // What the node does not take it has its reasons for: its exit code tells.
             let _ = send(&writer, input).await;
-            if !self.terminal {
-                let _ = writer.eof().await;
-            }
         };
         tokio::pin!(feed);
         let mut fed = false;
@@ -153,6 +151,25 @@ impl Session {
                         return Err(error);
                     }
                 }
+            }
+        }
+    }
+
+    /// The next session channel. A server that allows one at a time (`MaxSessions 1`) may refuse it for the moment
+    /// in which it still clears the last one away.
+    async fn open_session(&self) -> Result<russh::Channel<Msg>, AccessError> {
+        let mut tries = 0;
+        loop {
+            match self.handle.channel_open_session().await {
+                Ok(channel) => return Ok(channel),
+                Err(russh::Error::ChannelOpenFailure(_)) if tries < SESSION_TRIES => {
+                    tries += 1;
+                    tokio::time::sleep(Duration::from_millis(10 << tries)).await;
+                }
+                Err(source @ russh::Error::ChannelOpenFailure(_)) => {
+                    return Err(AccessError::NoSession { source });
+                }
+                Err(source) => return Err(AccessError::Lost { source }),
             }
         }
     }

@@ -144,6 +144,6 @@ function stepWords(node) {
 
 function componentWords({ id, from, to, outcome, why }) {
   const none = text("one.none");
-  const versions = text("one.version", { id, from: from ?? none, to: to ?? none });
+  const versions = from || to ? text("one.version", { id, from: from ?? none, to: to ?? none }) : id;
   return `${versions} · ${text("outcome." + outcome)}${why ? `: ${why}` : ""}`;
 }
