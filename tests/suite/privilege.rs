@@ -105,6 +105,7 @@ fn ways() -> Vec<Way> {
         refused("a wrong password for sudo", "true", own(SUDO_BY_KEY, "wrong"), "sudo does not take the password of user operator", 1),
         refused("a wrong password for sudo on a terminal", REQUIRETTY, own(SUDO_BY_KEY, "wrong"), "sudo does not take the password of user operator", 1),
         refused("a wrong password for sudo where sessions know no signals", "echo 'ForceCommand exec sh -c \"$SSH_ORIGINAL_COMMAND\"' >> /etc/ssh/sshd_config; kill -HUP 1", own(SUDO_BY_KEY, "wrong"), "sudo does not take the password of user operator", 1),
+        refused("a wrong password for sudo below dropbear", DROPBEAR, with(&own(SUDO_BY_KEY, "wrong"), "port = 2222"), "sudo does not take the password of user operator", 1),
         refused("targetpw and the login's password", TARGETPW, SUDO, "sudo asks user operator for the password of root, and none is given", 0),
         refused("no password for sudo", "true", SUDO_BY_KEY, "sudo asks user operator for the password of operator, and none is given", 0),
         refused("not in sudoers", "rm /etc/sudoers.d/operator", SUDO, "sudo refuses user operator: operator is not in the sudoers file", 0),

@@ -239,7 +239,8 @@ impl Session {
                 let errors = String::from_utf8_lossy(&seen.stderr);
                 // A terminal makes one stream of both.
                 let said = if self.terminal { &stdout } else { &errors };
-                Err(AccessError::Script { what, code, stderr: said.trim().to_owned() })
+                let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+                Err(AccessError::Script { what, code, stderr: lines.join("; ") })
             }
         }
     }
