@@ -114,6 +114,7 @@ fn ways() -> Vec<Way> {
         refused("su with a wrong password", "true", su("wrong"), "su does not take the password of user root", 1),
         refused("su for the wheel only", "sed -i '1i auth required pam_wheel.so' /etc/pam.d/su", su("root.secret"), "su refuses user operator: su: Permission denied", 0),
         refused("not root", "true", "user = \"operator\"\nkey_file = \"id_ed25519\"", "user operator is not root", 0),
+        refused("a password that has expired", "chage -d 0 operator", SUDO, "Password change required but no TTY available", 0),
         refused("a forced command", "echo 'ForceCommand echo backups only' >> /etc/ssh/sshd_config; kill -HUP 1", ROOT, "the server did not run our command but answered: \\\"backups only\\\"", 0),
         refused("no login shell", "usermod -s /usr/sbin/nologin operator", SUDO, "the server did not run our command but answered: \\\"This account is currently not available.\\\"", 0),
         refused("a wrong password", "true", "user = \"operator\"\npassword_file = \"wrong\"", "user operator was not let in", 1),
