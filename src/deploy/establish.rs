@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::access::control::{EngineClient, port_answers};
+use crate::access::control::{ControlError, EngineClient};
 use crate::access::ssh::{EngineImage, Firewall, Ground, Session};
 use crate::access::undo::{EngineFiles, EngineProcess, EntryId, FirewallRule, Ledger, Undo, arm};
 use crate::fleet::{Node, OpenFirewall};
@@ -24,9 +24,13 @@ use super::event::{State, Step};
 use super::store::{Store, StoreError};
 use super::unwind::connect;
 
-/// How long the engine's port may take to answer. A port that a firewall drops never answers, and this is the
-/// price of finding out; a port that is open answers within one round trip.
-const PROBE: Duration = Duration::from_millis(400);
+/// How long the engine's port may take to answer, in round trips to the node: the kernel answers, in one. A port that a
+/// firewall drops never answers, and this is the price of finding out. A lost packet makes an open port look closed;
+/// then a rule is added that was not needed, and taken back.
+const PROBE_ROUND_TRIPS: u32 = 4;
+
+/// At least this, for a busy node; at most that.
+const PROBE_BOUNDS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// The same after the port was opened: now it should answer, so a slow network gets its time.
 const PROBE_OPENED: Duration = Duration::from_secs(5);
@@ -49,6 +53,11 @@ pub struct Established {
     pub path: &'static str,
     /// The engine may fetch payloads from the box as long as this lives.
     pub payloads: Registration,
+}
+
+/// Whether something accepts connections there within `bound`.
+async fn port_answers(address: SocketAddr, bound: Duration) -> bool {
+    matches!(tokio::time::timeout(bound, tokio::net::TcpStream::connect(address)).await, Ok(Ok(_)))
 }
 
 /// The journal of one node: what is armed here bears its address.
@@ -87,9 +96,12 @@ impl Cycle<'_> {
         self.open(&ledger, &ground, &directory, address).await?;
 
         self.enter(Step::Join)?;
-        let lease_s = self.run.options.lease_s;
-        let tls = authority.client.clone();
-        let joining = EngineClient::connect(address, tls, &authority.engine_name, &deployment, lease_s);
+        let identity = authority.identity(&deployment, self.run.options.lease_s);
+        let joining = async {
+            let lost = |source| ControlError::Handshake { address: address.to_string(), source };
+            let stream = tokio::net::TcpStream::connect(address).await.map_err(lost)?;
+            EngineClient::join(Box::new(stream), &address.to_string(), &identity).await
+        };
         let (engine, _) = self.run.unless_cancelled(joining).await??;
         self.tell(State::Done, None);
         Ok(Established { engine: Arc::new(engine), ground, authority, path: "direct", payloads })
@@ -187,7 +199,8 @@ impl Cycle<'_> {
     ) -> Result<(), CycleError> {
         let wanted = self.run.options.open_firewall;
         let port = engine.port();
-        if wanted != OpenFirewall::Yes && port_answers(engine, PROBE).await {
+        let probe = (self.session()?.round_trip() * PROBE_ROUND_TRIPS).clamp(PROBE_BOUNDS.0, PROBE_BOUNDS.1);
+        if wanted != OpenFirewall::Yes && port_answers(engine, probe).await {
             return Ok(());
         }
         if wanted == OpenFirewall::No {

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use carena::deploy::authority::Authority;
 
-use crate::cycle::deploy;
+use crate::deployment::deploy;
 use crate::lab::{Lab, difference};
 
 /// Mounts over each place: `over "PLACES" OPTIONS`.

@@ -53,6 +53,38 @@ impl Lab {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// Waits until a node answers SSH: after a restart, after its link was down.
+    pub fn wait_for_node(&self, k: usize, bound: Duration) {
+        let end = Instant::now() + bound;
+        let probe = format!(
+            "exec 3<>/dev/tcp/{}/22 && read -r line <&3 && [[ $line == SSH-* ]]",
+            self.node_address(k)
+        );
+        while !self.hub_command("timeout").args(["2", "bash", "-c", &probe]).status().unwrap().success() {
+            assert!(Instant::now() < end, "node {k} does not answer within {bound:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Restarts a node and waits until it is back.
+    pub fn restart(&self, k: usize) {
+        let bound = Duration::from_secs(60);
+        let pid = || std::fs::read_to_string(self.dir.join(format!("node{k}.pid"))).unwrap_or_default();
+        let (before, end) = (pid(), Instant::now() + bound);
+        self.on_node(k, "reboot");
+        while pid() == before {
+            assert!(Instant::now() < end, "node {k} does not go down within {bound:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.wait_for_node(k, bound);
+    }
+
+    /// Pulls a node's cable, or puts it back.
+    pub fn link(&self, k: usize, state: &str) {
+        let set = self.hub_command("ip").args(["link", "set", &format!("v{k}"), state]).status().unwrap();
+        assert!(set.success(), "link of node {k} {state}");
+    }
+
     /// Everything a deployment could leave: rules without counters, mounts, logged-in users, files in places one
     /// writes to, processes. What sshd and PAM write for any login is not listed.
     pub fn snapshot(&self, k: usize) -> String {

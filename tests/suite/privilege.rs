@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 
-use crate::cycle::{deploy, kill, run};
+use crate::deployment::{deploy, kill, run};
 use crate::lab::{Lab, difference};
 
 /// PAM runs these at every authentication: what processes say of themselves at that moment, and each failure.
