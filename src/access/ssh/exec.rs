@@ -176,16 +176,17 @@ impl Session {
 
     /// Whether a password is asked for that was not asked for before, and whose, if the program says so.
     fn question(&self, seen: &mut Seen) -> Option<Option<String>> {
-        if seen.ready || matches!(self.privilege, Privilege::Root) {
-            return None;
-        }
+        // Before that, a login shell talks, and nobody there is owed a password.
+        seen.process().filter(|_| !seen.ready)?;
         let text = String::from_utf8_lossy(seen.before.get(seen.read..)?).into_owned();
         let asked =
             text.split_once(&seen.prompt).and_then(|(_, rest)| Some(rest.split_once(':')?.0.to_owned()));
+        // A sudo that does not know %p leaves it as it is.
+        let asked = asked.map(|whose| Some(whose).filter(|whose| whose != "%p"));
         // su, and a sudo whose administrator wants his own words, ask at the end of what they say.
         let last = text.rsplit('\n').next().unwrap_or_default();
         let own_words = last.to_ascii_lowercase().contains("password") && last.trim_end().ends_with(':');
-        let found = asked.map(Some).or(own_words.then_some(None))?;
+        let found = asked.or(own_words.then_some(None))?;
         seen.read = seen.before.len();
         Some(found)
     }
@@ -243,7 +244,8 @@ impl Session {
                 let errors = String::from_utf8_lossy(&seen.stderr);
                 // A terminal makes one stream of both.
                 let said = if self.terminal { &stdout } else { &errors };
-                Err(AccessError::Script { what, code, stderr: said.trim().to_owned() })
+                let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+                Err(AccessError::Script { what, code, stderr: lines.join("; ") })
             }
         }
     }
