@@ -16,6 +16,8 @@ pub const ENGINE_BUSY_FILE: &str = "busy";
 pub const ENGINE_RULE_FILE: &str = "rule";
 /// Marks a directory on a node as ours; holds the deployment's id and nothing else.
 pub const ENGINE_MARKER_FILE: &str = "carena-deployment";
+/// Unix socket of the engine in its directory, mode 0600: where `carena-engine attach` joins.
+pub const ENGINE_SOCKET: &str = "socket";
 /// State directory of the command line when the caller is root and gives none.
 pub const STATE_ROOT: &str = "/var/lib/carena";
 /// The store's database in the state directory.

@@ -6,10 +6,8 @@
 //! dropped before they were read) and, without `?deployment=`, `deployments` (one began or ended). It must never hold
 //! more than a few kilobytes for a reader that does not read.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -18,14 +16,12 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::broadcast::Receiver;
-use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::watch;
 
 use super::Console;
 use super::guard::Credential;
 use super::problem::Problem;
-use crate::deploy::event::Event;
+use crate::deploy::follow::{Follow, Followed};
 use crate::wire::id::DeploymentId;
 
 /// A comment is sent after so long a silence: proxies and readers see that the line is alive, and a session that has
@@ -88,146 +84,67 @@ struct Reader {
     console: Console,
     credential: Credential,
     only: Option<DeploymentId>,
-    /// The number of the last event that was taken, sent or left out.
-    last: u64,
-    pending: VecDeque<Arc<Event>>,
-    live: Receiver<Arc<Event>>,
+    follow: Follow,
     changes: watch::Receiver<u64>,
-    /// Told as it is, before any pending event.
+    /// To be sent before anything else.
     text: String,
-    /// Told after the last pending event.
-    summary: Option<String>,
     over: bool,
 }
 
 impl Reader {
     fn new(console: Console, credential: Credential, only: Option<DeploymentId>, after: Option<u64>) -> Self {
         let changes = console.0.deployments.changes();
-        let (pending, live) = console.0.deployments.events(after);
+        let follow = console.0.deployments.follow(after);
         let text = format!("retry: {RETRY_MS}\n\n");
-        let mut reader = Self {
-            console,
-            credential,
-            only,
-            last: 0,
-            pending: VecDeque::new(),
-            live,
-            changes,
-            text,
-            summary: None,
-            over: false,
-        };
-        match after {
-            None => reader.take(pending),
-            Some(after) => reader.go_on(after, pending),
-        }
-        // A deployment that has ended changes no more.
-        reader.end_with_summary();
-        reader
-    }
-
-    /// Goes on after number `after` with what the log still has, and says so when that is not all.
-    fn go_on(&mut self, after: u64, kept: Vec<Arc<Event>>) {
-        self.last = after;
-        let newest = self.console.0.deployments.newest_event();
-        if after > newest {
-            // Numbers of an earlier process: its events are gone, those of this one begin anew.
-            let (all, live) = self.console.0.deployments.events(None);
-            self.live = live;
-            self.tell_gap(after, all.first().map_or(1, |event| event.sequence));
-            self.last = 0;
-            return self.take(all);
-        }
-        if let Some(first) = kept.first().filter(|first| first.sequence > after + 1) {
-            self.tell_gap(after, first.sequence);
-        }
-        self.take(kept);
-    }
-
-    fn tell_gap(&mut self, after: u64, next: u64) {
-        let _ = write!(self.text, "event: gap\ndata: {}\n\n", json!({"after": after, "next": next}));
-    }
-
-    fn take(&mut self, events: impl IntoIterator<Item = Arc<Event>>) {
-        for event in events {
-            // What came both ways, kept and live, is told once.
-            if event.sequence <= self.last {
-                continue;
-            }
-            self.last = event.sequence;
-            if self.only.as_ref().is_none_or(|only| *only == event.deployment) {
-                self.pending.push_back(event);
-            }
-        }
-    }
-
-    fn catch_up(&mut self) {
-        let (missed, live) = self.console.0.deployments.events(Some(self.last));
-        self.live = live;
-        self.go_on(self.last, missed);
+        Self { console, credential, only, follow, changes, text, over: false }
     }
 
     /// The next bytes; none when the stream ends.
     async fn next(&mut self) -> Option<Bytes> {
-        loop {
-            if !self.console.opens(self.credential) {
-                return None;
-            }
+        while !self.over && self.console.opens(self.credential) {
+            // Asked before the events are read: all of a deployment's are published before it ends.
+            let ended = self.only.clone().filter(|only| self.console.0.deployments.has_ended(only));
             if let Some(chunk) = self.chunk() {
                 return Some(chunk);
             }
-            if self.over {
-                return None;
+            if let Some(only) = ended {
+                self.over = true;
+                let (summary, _) = self.console.0.deployments.get(&only)?;
+                let summary = serde_json::to_string(&summary.report()).ok()?;
+                return Some(format!("event: summary\ndata: {summary}\n\n").into());
             }
             tokio::select! {
-                biased;
-                event = self.live.recv() => match event {
-                    Ok(event) => self.take([event]),
-                    Err(RecvError::Lagged(_)) => self.catch_up(),
-                    Err(RecvError::Closed) => return None,
-                },
+                going_on = self.follow.wait() => going_on.then_some(())?,
                 changed = self.changes.changed() => {
                     changed.ok()?;
                     if self.only.is_none() {
                         self.text.push_str("event: deployments\ndata: {}\n\n");
                     }
-                    self.end_with_summary();
                 }
                 () = tokio::time::sleep(KEEP_ALIVE) => self.text.push_str(":\n\n"),
             }
         }
-    }
-
-    /// The one deployment's summary, once it has ended, after the last of its events.
-    fn end_with_summary(&mut self) {
-        let Some(only) = &self.only else { return };
-        let Some((summary, Some(_))) = self.console.0.deployments.get(only) else { return };
-        // All its events were published before it ended; those that were not received yet come first.
-        loop {
-            match self.live.try_recv() {
-                Ok(event) => self.take([event]),
-                Err(TryRecvError::Lagged(_)) => self.catch_up(),
-                Err(TryRecvError::Empty | TryRecvError::Closed) => break,
-            }
-        }
-        self.over = true;
-        self.summary = serde_json::to_string(&summary.report()).ok();
+        None
     }
 
     /// What is there to be sent, a bounded piece of it.
     fn chunk(&mut self) -> Option<Bytes> {
         let mut text = std::mem::take(&mut self.text);
         while text.len() < CHUNK_BYTES
-            && let Some(event) = self.pending.pop_front()
+            && let Some(next) = self.follow.ready()
         {
-            if let Ok(data) = serde_json::to_string(&*event) {
-                let _ = write!(text, "id: {}\ndata: {data}\n\n", event.sequence);
-            }
-        }
-        if self.pending.is_empty()
-            && let Some(summary) = self.summary.take()
-        {
-            let _ = write!(text, "event: summary\ndata: {summary}\n\n");
+            let written = match next {
+                Followed::Gap { after, next } => {
+                    write!(text, "event: gap\ndata: {}\n\n", json!({"after": after, "next": next}))
+                }
+                Followed::Event(event) if self.only.as_ref().is_none_or(|only| *only == event.deployment) => {
+                    let data = serde_json::to_string(&*event).unwrap_or_default();
+                    write!(text, "id: {}\ndata: {data}\n\n", event.sequence)
+                }
+                Followed::Event(_) => Ok(()),
+            };
+            // Writing into a string cannot fail.
+            let _ = written;
         }
         (!text.is_empty()).then(|| text.into())
     }

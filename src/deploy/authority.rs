@@ -13,6 +13,7 @@ use rcgen::{
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, server::WebPkiClientVerifier};
 
+use crate::access::control::Identity;
 use crate::wire::id::DeploymentId;
 
 /// Certificates could not be made.
@@ -96,6 +97,13 @@ impl Authority {
             client: Arc::new(client),
             server: Arc::new(server),
         })
+    }
+}
+
+impl Authority {
+    /// What the engine must prove, and the box to it.
+    pub fn identity<'a>(&'a self, deployment: &'a DeploymentId, lease_s: u32) -> Identity<'a> {
+        Identity { tls: self.client.clone(), server_name: &self.engine_name, deployment, lease_s }
     }
 }
 

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::access::control::{EngineClient, port_answers};
+use crate::access::control::{ControlError, EngineClient};
 use crate::access::ssh::{EngineImage, Firewall, Ground, Session};
 use crate::access::undo::{EngineFiles, EngineProcess, EntryId, FirewallRule, Ledger, Undo, arm};
 use crate::fleet::{Node, OpenFirewall};
@@ -55,6 +55,11 @@ pub struct Established {
     pub payloads: Registration,
 }
 
+/// Whether something accepts connections there within `bound`.
+async fn port_answers(address: SocketAddr, bound: Duration) -> bool {
+    matches!(tokio::time::timeout(bound, tokio::net::TcpStream::connect(address)).await, Ok(Ok(_)))
+}
+
 /// The journal of one node: what is armed here bears its address.
 struct NodeLedger<'a> {
     store: &'a Store,
@@ -91,9 +96,12 @@ impl Cycle<'_> {
         self.open(&ledger, &ground, &directory, address).await?;
 
         self.enter(Step::Join)?;
-        let lease_s = self.run.options.lease_s;
-        let tls = authority.client.clone();
-        let joining = EngineClient::connect(address, tls, &authority.engine_name, &deployment, lease_s);
+        let identity = authority.identity(&deployment, self.run.options.lease_s);
+        let joining = async {
+            let lost = |source| ControlError::Handshake { address: address.to_string(), source };
+            let stream = tokio::net::TcpStream::connect(address).await.map_err(lost)?;
+            EngineClient::join(Box::new(stream), &address.to_string(), &identity).await
+        };
         let (engine, _) = self.run.unless_cancelled(joining).await??;
         self.tell(State::Done, None);
         Ok(Established { engine: Arc::new(engine), ground, authority, path: "direct", payloads })

@@ -8,7 +8,7 @@ use tokio::sync::broadcast;
 use super::event::Event;
 
 /// Events kept for readers that come late or come back. At about 200 bytes each, 4 MiB.
-const KEPT_MAX: usize = 20_000;
+pub(super) const KEPT_MAX: usize = 20_000;
 
 /// Events a slow reader may lag behind before it has to come back for them.
 const LAG_MAX: usize = 4_096;

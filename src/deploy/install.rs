@@ -14,7 +14,7 @@ use crate::firmware::component::{Component, ExitMeaning};
 use crate::firmware::outcome::Outcome;
 use crate::firmware::version;
 use crate::fleet::Mode;
-use crate::wire::message::{Failure, FailureKind, Fetch, Install, Notice, Reply, Request};
+use crate::wire::message::{Failure, FailureKind, Fetch, Install, Installed, Notice, Reply, Request};
 
 use super::cycle::Cycle;
 use super::error::CycleError;
@@ -125,7 +125,14 @@ fn unmet(component: &Component, done: &[ComponentSummary]) -> Option<String> {
     Some(format!("needs {missing} first, which is not in place"))
 }
 
-async fn read_back(engine: &EngineClient, component: &Component) -> Result<Option<String>, CycleError> {
+/// The version a component has on the node now.
+///
+/// # Errors
+/// [`CycleError`].
+pub(super) async fn read_back(
+    engine: &EngineClient,
+    component: &Component,
+) -> Result<Option<String>, CycleError> {
     match engine.request(Request::ReadBack(component.read_back.clone())).await? {
         Reply::Version(version) => Ok(version),
         _ => Err(CycleError::Protocol),
@@ -158,8 +165,8 @@ async fn one(
     });
     // From here on a cancel waits: what is being written finishes.
     let installed = with_notices(cycle, engine, component, Step::Install, install, Interrupt::Never).await;
-    let (code, signal, log_tail) = match installed {
-        Ok(Reply::Installed { code, signal, log_tail, .. }) => (code, signal, log_tail),
+    let Installed { code, signal, log, .. } = match installed {
+        Ok(Reply::Installed(installed)) => installed,
         Ok(_) => return Err(CycleError::Protocol),
         Err(CycleError::Control(ControlError::Engine(failure))) => return failed(cycle, &failure),
         Err(error) => return Err(error),
@@ -171,7 +178,7 @@ async fn one(
             (None, Some(signal)) => format!("the installer was ended by signal {signal}"),
             (None, None) => "the installer ended without an exit code".to_owned(),
         };
-        let last = log_tail.lines().rev().find(|line| !line.trim().is_empty());
+        let last = log.lines().rev().find(|line| !line.trim().is_empty());
         let why = last.map_or(ended.clone(), |line| format!("{ended}: {}", line.trim()));
         cycle.tell(State::Failed, Some(format!("{}: {why}", cycle.node.address)));
         let to = read_back(engine, component).await?;
@@ -253,6 +260,7 @@ async fn with_notices(
             Some(notice) = notices.recv() => {
                 let (bytes, message) = match notice {
                     Notice::Fetching { done, total } => (Some(Bytes { done, total }), None),
+                    Notice::Pushed { done } => (Some(Bytes { done, total: component.size }), None),
                     Notice::Installing { seconds, line } => (None, Some(format!("{seconds} s {line}"))),
                 };
                 cycle.run.tell_component(&cycle.node.address, step, &component.id, bytes, message);

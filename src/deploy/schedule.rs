@@ -25,6 +25,7 @@ use super::cancel::Cancels;
 use super::cycle::Cycle;
 use super::event::{Event, NodeResult, NodeSummary, State, Step, Summary};
 use super::events::EventLog;
+use super::follow::Follow;
 use super::recover::{self, Left, Place};
 use super::run::Run;
 use super::store::{Store, StoreError};
@@ -423,6 +424,16 @@ impl Deployments {
     /// Changes whenever a deployment begins or ends.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.0.changes.subscribe()
+    }
+
+    /// A reader of all events that are kept, or of those after a number, and of those to come.
+    pub fn follow(&self, after: Option<u64>) -> Follow {
+        Follow::new(self.0.events.clone(), after)
+    }
+
+    /// Whether a deployment has ended, or is not known.
+    pub fn has_ended(&self, id: &DeploymentId) -> bool {
+        !self.known().get(id).is_some_and(Known::lives)
     }
 
     /// Events after a number, and those to come.

@@ -3,18 +3,18 @@
 //! A running installer is never interrupted by a cancel, a lost box or the end of the lease. It is ended only when it
 //! shows no life, neither output nor CPU time, for a time no honest installer needs.
 
-use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::lease::PATH;
+use super::log::Log;
 use super::session::{Done, Worker};
 use crate::paths::ENGINE_BUSY_FILE;
-use crate::wire::message::{Failure, FailureKind, Install, LOG_TAIL_BYTES, Notice, ReadBack, Reply};
+use crate::wire::message::{Failure, FailureKind, Install, Installed, ReadBack, Reply};
 
 /// Without any sign of life for this long, or ten times its expected duration, an installer is ended.
 const LIFELESS_MIN: Duration = Duration::from_secs(600);
@@ -29,19 +29,29 @@ const VERSION_BYTES_MAX: u64 = 4096;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Runs the installer to its end.
-pub fn install(id: u32, job: &Install, payload: &Path, directory: &Path, worker: &Worker) -> Reply {
+///
+/// # Errors
+/// [`Failure`] when it could not be run.
+pub fn install(
+    job: &Install,
+    payload: &Path,
+    directory: &Path,
+    worker: &Worker,
+) -> Result<Installed, Failure> {
     let busy = directory.join(ENGINE_BUSY_FILE);
     // The box's last resort, killing the engine, asks for this file first.
-    if let Err(error) = std::fs::File::create(&busy) {
-        return failed(format!("{}: {error}", busy.display()));
-    }
-    let reply = run(id, job, payload, worker);
+    std::fs::File::create(&busy).map_err(|error| node(format!("{}: {error}", busy.display())))?;
+    let result = run(job, payload, worker);
     let _ = std::fs::remove_file(&busy);
-    reply
+    result
+}
+
+fn node(message: String) -> Failure {
+    Failure { kind: FailureKind::Node, message }
 }
 
 fn failed(message: String) -> Reply {
-    Reply::Failed(Failure { kind: FailureKind::Node, message })
+    Reply::Failed(node(message))
 }
 
 fn program(command: &[String], payload: &str) -> Option<Command> {
@@ -58,38 +68,52 @@ fn program(command: &[String], payload: &str) -> Option<Command> {
     Some(program)
 }
 
-fn run(id: u32, job: &Install, payload: &Path, worker: &Worker) -> Reply {
+fn run(job: &Install, payload: &Path, worker: &Worker) -> Result<Installed, Failure> {
+    let no_pipe = |error| node(format!("no pipe for the installer's output: {error}"));
     let Some(mut command) = program(&job.command, &payload.to_string_lossy()) else {
-        return failed("the install command is empty".into());
+        return Err(node("the install command is empty".into()));
     };
-    let Ok((reader, writer)) = std::io::pipe() else {
-        return failed("no pipe for the installer's output".into());
-    };
-    let Ok(second) = writer.try_clone() else { return failed("no pipe for the installer's output".into()) };
+    let (reader, writer) = std::io::pipe().map_err(no_pipe)?;
+    let second = writer.try_clone().map_err(no_pipe)?;
     command.stdout(writer).stderr(second);
     let began = Instant::now();
     #[expect(clippy::disallowed_methods, reason = "this is the installer")]
     let spawned = command.spawn();
     // Drops this side's ends of the pipe, so that it ends with the installer.
     drop(command);
-    let mut child = match spawned {
-        Ok(child) => child,
-        Err(error) => {
-            return failed(format!("starting {}: {error}", job.command.first().map_or("", |word| word)));
-        }
-    };
-    let tail = Arc::new(Mutex::new((VecDeque::new(), Instant::now())));
+    let mut child = spawned.map_err(|error| {
+        node(format!("starting {}: {error}", job.command.first().map_or("", |word| word)))
+    })?;
+    let log = Arc::new(Mutex::new(Log::new()));
     let reading = std::thread::spawn({
-        let tail = tail.clone();
-        move || keep_tail(reader, &tail)
+        let log = log.clone();
+        move || keep(reader, &log)
     });
+    let status = watch(job, &mut child, began, &log, worker)?;
+    // What the installer left in the background may hold the pipe: its output is not waited for.
+    let waited = Instant::now();
+    while !reading.is_finished() && waited.elapsed() < Duration::from_secs(1) {
+        std::thread::park_timeout(LOOK_EVERY);
+    }
+    let log = log.lock().unwrap_or_else(PoisonError::into_inner).text();
+    Ok(Installed { code: status.code(), signal: status.signal(), log, seconds: began.elapsed().as_secs() })
+}
+
+/// Waits for the installer's end, and tells of it meanwhile.
+fn watch(
+    job: &Install,
+    child: &mut Child,
+    began: Instant,
+    log: &Mutex<Log>,
+    worker: &Worker,
+) -> Result<ExitStatus, Failure> {
     let lifeless = LIFELESS_MIN.max(Duration::from_secs(u64::from(job.expected_s) * 10));
     let (mut noticed, mut cpu, mut cpu_at) = (Instant::now(), 0, Instant::now());
-    let status = loop {
+    loop {
         match child.try_wait() {
-            Ok(Some(status)) => break status,
+            Ok(Some(status)) => return Ok(status),
             Ok(None) => {}
-            Err(error) => return failed(format!("waiting for the installer: {error}")),
+            Err(error) => return Err(node(format!("waiting for the installer: {error}"))),
         }
         if noticed.elapsed() >= Duration::from_secs(1) {
             noticed = Instant::now();
@@ -98,54 +122,23 @@ fn run(id: u32, job: &Install, payload: &Path, worker: &Worker) -> Reply {
                 (cpu, cpu_at) = (used, Instant::now());
             }
             let (line, said_at) = {
-                let kept = tail.lock().unwrap_or_else(PoisonError::into_inner);
-                (last_line(&kept.0), kept.1)
+                let log = log.lock().unwrap_or_else(PoisonError::into_inner);
+                (log.last_line(), log.said_at())
             };
-            let seconds = began.elapsed().as_secs();
-            worker.tell(Done::Notice(id, Notice::Installing { seconds, line }));
+            worker.tell(Done::Installing { seconds: began.elapsed().as_secs(), line });
             if cpu_at.elapsed() > lifeless && said_at.elapsed() > lifeless {
-                end_group(&child);
+                end_group(child);
             }
         }
         std::thread::park_timeout(LOOK_EVERY);
-    };
-    // What the installer left in the background may hold the pipe: its output is not waited for.
-    let waited = Instant::now();
-    while !reading.is_finished() && waited.elapsed() < Duration::from_secs(1) {
-        std::thread::park_timeout(LOOK_EVERY);
-    }
-    let kept = tail.lock().unwrap_or_else(PoisonError::into_inner);
-    let bytes: Vec<u8> = kept.0.iter().copied().collect();
-    Reply::Installed {
-        code: status.code(),
-        signal: status.signal(),
-        log_tail: String::from_utf8_lossy(&bytes).into_owned(),
-        seconds: began.elapsed().as_secs(),
     }
 }
 
-fn keep_tail(mut reader: std::io::PipeReader, tail: &Mutex<(VecDeque<u8>, Instant)>) {
+fn keep(mut reader: std::io::PipeReader, log: &Mutex<Log>) {
     let mut chunk = [0; 4096];
     while let Ok(n @ 1..) = reader.read(&mut chunk) {
-        let mut kept = tail.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.0.extend(chunk.get(..n).unwrap_or_default());
-        let surplus = kept.0.len().saturating_sub(LOG_TAIL_BYTES);
-        kept.0.drain(..surplus);
-        kept.1 = Instant::now();
+        log.lock().unwrap_or_else(PoisonError::into_inner).take(chunk.get(..n).unwrap_or_default());
     }
-}
-
-fn last_line(kept: &VecDeque<u8>) -> heapless::String<200> {
-    let bytes: Vec<u8> = kept.iter().rev().take(400).rev().copied().collect();
-    let text = String::from_utf8_lossy(&bytes);
-    let line = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("").trim();
-    let mut short = heapless::String::new();
-    for character in line.chars().filter(|character| !character.is_control()) {
-        if short.push(character).is_err() {
-            break;
-        }
-    }
-    short
 }
 
 /// CPU time of a process in clock ticks, its ended children included: fields 14 to 17 of `/proc/PID/stat`.

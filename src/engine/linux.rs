@@ -3,7 +3,10 @@
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::unistd::{ForkResult, dup2_stderr, dup2_stdin, dup2_stdout, fork, pipe, setsid};
 
@@ -107,6 +110,18 @@ pub fn listen(first: u16) -> io::Result<(TcpListener, u16)> {
         }
     }
     Err(last)
+}
+
+/// Listens on a socket that only root may open; none where the file system has no sockets.
+pub fn listen_in(path: &Path) -> Option<UnixListener> {
+    let listener = UnixListener::bind(path).ok()?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).ok()?;
+    Some(listener)
+}
+
+/// Seconds after 1970 by the node's clock.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Bytes free where `path` is.

@@ -1,24 +1,32 @@
 //! The engine: started by a box on a node, it tells what the node is, fetches payloads, installs them, and goes.
 //!
-//! Blocking and small: no runtime, no console. [`linux`] holds what is particular to the system, [`session`] the
-//! conversation with the box, [`fetch`] and [`install`] the work, [`inventory`] what the node is. When its box falls
-//! silent for the lease it closes its port, removes itself and ends. It must never interrupt a running installation,
-//! and never write outside its own directory.
+//! Blocking and small: no runtime, no console. [`linux`] holds what is particular to the system, [`claim`] keeps a
+//! second engine away, [`session`] is the conversation with the box, [`attach`] lets it in through SSH, [`fetch`],
+//! [`push`] and [`install`] are the work, [`inventory`] what the node is. When its box falls silent for the lease it
+//! closes its port, removes itself and ends. It must never interrupt a running installation, and never write outside
+//! its own directory.
 
+mod attach;
+mod claim;
 mod fetch;
 mod install;
 mod inventory;
 mod lease;
 mod linux;
+mod log;
+mod payload;
+mod peer;
+mod push;
 mod session;
 mod tls;
 
 use std::io::{Read as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use crate::error::chain;
 use crate::wire::PROTOCOL;
+use crate::wire::claim::Claim;
 use crate::wire::frame::{self, HEADER_BYTES};
 use crate::wire::message::{StartConfig, Started};
 
@@ -26,7 +34,9 @@ use crate::wire::message::{StartConfig, Started};
 #[derive(Debug, thiserror::Error)]
 enum StartError {
     /// Arguments.
-    #[error("usage: carena-engine start --directory DIR, with its configuration on standard input")]
+    #[error(
+        "usage: carena-engine start|attach --directory DIR; start reads its configuration on standard input"
+    )]
     Usage,
     /// What is on standard input.
     #[error("the configuration on standard input is not understood")]
@@ -44,12 +54,8 @@ enum StartError {
 
 /// Runs the engine's program.
 pub fn main() -> ExitCode {
-    match start() {
-        Ok(started) => {
-            let line = serde_json::to_string(&started).unwrap_or_default();
-            let _ = writeln!(std::io::stdout(), "{line}");
-            ExitCode::SUCCESS
-        }
+    match command() {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "carena-engine: {}", chain(&error));
             ExitCode::FAILURE
@@ -57,19 +63,28 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The foreground part: reads the configuration, leaves the engine behind, tells where it listens.
-fn start() -> Result<Started, StartError> {
+fn command() -> Result<(), StartError> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let directory = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        ["start", "--directory", directory] => PathBuf::from(directory),
-        _ => return Err(StartError::Usage),
-    };
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["start", "--directory", directory] => {
+            let line = serde_json::to_string(&start(Path::new(directory))?).unwrap_or_default();
+            let _ = writeln!(std::io::stdout(), "{line}");
+            Ok(())
+        }
+        ["attach", "--directory", directory] => attach::attach(Path::new(directory))
+            .map_err(|error| StartError::System("joining the running engine", error)),
+        _ => Err(StartError::Usage),
+    }
+}
+
+/// The foreground part: reads the configuration, leaves the engine behind, tells where it listens.
+fn start(directory: &Path) -> Result<Started, StartError> {
     let config = read_config()?;
     if config.protocol != PROTOCOL {
         return Err(StartError::Protocol(config.protocol));
     }
     let tls = tls::Tls::new(&config)?;
-    linux::detach(|| stay(&directory, config, tls))
+    linux::detach(|| stay(directory, config, tls))
         .map_err(|error| StartError::System("starting the engine", error))
 }
 
@@ -84,9 +99,19 @@ fn stay(
     // Before anything else: this is how the box finds and stops the engine, whatever happens next.
     let pid_file = directory.join(crate::paths::ENGINE_PID_FILE);
     crate::durable::write(&pid_file, format!("{pid} {start_time}\n").as_bytes(), 0o600)?;
-    let (listener, port) = linux::listen(config.port)?;
+    let held = claim::claim(&Claim {
+        protocol: PROTOCOL,
+        deployment: config.deployment.clone(),
+        since: linux::now(),
+        box_address: config.box_address,
+    })?;
+    let (tcp, port) = linux::listen(config.port)?;
+    let unix = linux::listen_in(&directory.join(crate::paths::ENGINE_SOCKET));
     let directory = directory.to_owned();
-    let run = move || session::serve(&listener, port, directory, config, tls);
+    let run = move || {
+        session::serve(&session::Doors { tcp, unix }, port, directory, config, tls);
+        drop(held);
+    };
     Ok((Started { pid, start_time, port }, run))
 }
 

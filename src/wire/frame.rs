@@ -1,13 +1,23 @@
-//! One message as bytes: four bytes of length, big-endian, then JSON.
+//! One message as bytes: four bytes of length, big-endian, then JSON; or, with the length's highest bit set, a piece
+//! of a payload that is pushed: four bytes with the number of the request it belongs to, then the bytes as they are.
 //!
 //! JSON because either side must read a newer peer's message and skip what it does not know. A length over
-//! [`FRAME_BYTES_MAX`] is refused before anything is allocated.
+//! [`FRAME_BYTES_MAX`], or [`CHUNK_BYTES_MAX`] for a piece, is refused before anything is allocated.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Most bytes of one message. An inventory of a large server is about 60 KB; payloads never travel in frames.
+/// Most bytes of one message. An inventory of a large server is about 60 KB.
 pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
+
+/// Most payload bytes of one piece: two TLS records, so that a question never waits long behind one.
+pub const CHUNK_BYTES_MAX: usize = 32 * 1024;
+
+/// Set in the length of a piece.
+const CHUNK: u32 = 1 << 31;
+
+/// Bytes of the request's number in front of a piece.
+pub const CHUNK_ID_BYTES: usize = 4;
 
 /// Bytes of the length in front.
 pub const HEADER_BYTES: usize = 4;
@@ -51,6 +61,43 @@ pub fn body_bytes(header: [u8; HEADER_BYTES]) -> Result<usize, FrameError> {
     if bytes > FRAME_BYTES_MAX { Err(FrameError::TooLong { bytes }) } else { Ok(bytes) }
 }
 
+/// What a header announces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Head {
+    /// A message of so many bytes.
+    Message(usize),
+    /// A piece of a payload; so many bytes with its number.
+    Chunk(usize),
+}
+
+/// What a header announces, where pieces are expected too.
+///
+/// # Errors
+/// [`FrameError::TooLong`].
+pub fn head(header: [u8; HEADER_BYTES]) -> Result<Head, FrameError> {
+    let length = u32::from_be_bytes(header);
+    if length & CHUNK == 0 {
+        return body_bytes(header).map(Head::Message);
+    }
+    let bytes = (length & !CHUNK) as usize;
+    if bytes > CHUNK_BYTES_MAX + CHUNK_ID_BYTES {
+        Err(FrameError::TooLong { bytes })
+    } else {
+        Ok(Head::Chunk(bytes))
+    }
+}
+
+/// A piece of the payload that request `id` pushes.
+///
+/// # Errors
+/// [`FrameError::TooLong`].
+pub fn encode_chunk(id: u32, bytes: &[u8]) -> Result<Vec<u8>, FrameError> {
+    let length = bytes.len() + CHUNK_ID_BYTES;
+    let announced = u32::try_from(length).ok().filter(|_| bytes.len() <= CHUNK_BYTES_MAX);
+    let announced = announced.ok_or(FrameError::TooLong { bytes: length })? | CHUNK;
+    Ok([&announced.to_be_bytes()[..], &id.to_be_bytes(), bytes].concat())
+}
+
 /// The message in a frame's body.
 ///
 /// # Errors
@@ -74,6 +121,16 @@ mod tests {
         }
 
         #[test]
+        fn a_piece_survives_the_round_trip_and_is_no_message(id: u32, bytes: Vec<u8>) {
+            let frame = encode_chunk(id, &bytes).unwrap();
+            let (header, body) = frame.split_at(HEADER_BYTES);
+            let header = header.try_into().unwrap();
+            prop_assert_eq!(head(header).unwrap(), Head::Chunk(body.len()));
+            prop_assert!(body_bytes(header).is_err());
+            prop_assert_eq!(body.split_at(CHUNK_ID_BYTES), (&id.to_be_bytes()[..], &bytes[..]));
+        }
+
+        #[test]
         fn no_bytes_make_the_decoder_panic(body: Vec<u8>) {
             let _ = decode::<crate::wire::message::FromEngine>(&body);
             let _ = decode::<crate::wire::message::ToEngine>(&body);
@@ -84,5 +141,7 @@ mod tests {
     fn an_announced_length_over_the_limit_is_refused() {
         assert!(matches!(body_bytes([0xff; 4]), Err(FrameError::TooLong { .. })));
         assert!(encode(&"x".repeat(FRAME_BYTES_MAX)).is_err());
+        assert!(encode_chunk(1, &vec![0; CHUNK_BYTES_MAX + 1]).is_err());
+        assert!(head((CHUNK | 0xffff).to_be_bytes()).is_err());
     }
 }

@@ -72,14 +72,54 @@ pub enum Request {
     Inventory,
     /// The version of a component as the node has it now.
     ReadBack(ReadBack),
-    /// Fetch a payload into the engine's directory and verify it.
+    /// Fetch a payload into the engine's directory and verify it. Asked for again, on whatever connection, it goes on
+    /// where it stands.
     Fetch(Box<Fetch>),
-    /// Install a fetched payload.
+    /// Install a fetched or pushed payload.
     Install(Install),
     /// No new work is taken from now on; what is being installed finishes. Answered when idle.
     Cancel,
-    /// Finish a running installation, then end the process. Answered just before.
+    /// Finish a running installation, then end the process. Answered just before. Every version of an engine, past
+    /// and future, understands these bytes.
     Stop,
+    /// Whether the box's HTTPS port can be reached from the node.
+    Probe(Box<Probe>),
+    /// Take a payload from this connection, where the node cannot fetch it. The engine says with
+    /// [`Notice::Pushed`] from which byte on; the box sends pieces ([`super::frame::encode_chunk`]) and never has
+    /// more than [`PUSH_WINDOW_BYTES_MAX`] on the way that were not acknowledged by further notices.
+    Push(Push),
+    /// What the engine is doing. Answered at any moment.
+    Status,
+    /// The result of an installation whose connection was lost: at once if it has ended, else when it does.
+    Outcome {
+        /// The component.
+        component: ComponentId,
+    },
+}
+
+/// Most pushed bytes on the way that are not acknowledged.
+pub const PUSH_WINDOW_BYTES_MAX: usize = 1024 * 1024;
+
+/// A way back to be tried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// As in [`Fetch`].
+    pub address: String,
+    /// As in [`Fetch`].
+    pub port: u16,
+    /// As in [`Fetch`].
+    pub server_name: Short<253>,
+    /// Milliseconds it may take.
+    pub bound_ms: u32,
+}
+
+/// A payload that comes down the control connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Push {
+    /// Its identity, as in [`Fetch`].
+    pub sha256: Sha256,
+    /// Its size in bytes.
+    pub size: u64,
 }
 
 /// How the installed version of a component is found out.
@@ -162,30 +202,82 @@ pub enum Reply {
     Inventory(Box<Inventory>),
     /// To `ReadBack`: the version, or none when the component is not installed.
     Version(Option<String>),
-    /// To `Fetch`: the payload is there and verified.
+    /// To `Fetch` and `Push`: the payload is there and verified.
     Fetched {
         /// Bytes that came over the network for it.
         bytes: u64,
         /// How often the transfer was taken up again where it had stopped.
         resumes: u32,
     },
-    /// To `Install`: the installer has ended.
-    Installed {
-        /// Its exit code, or none when a signal ended it.
-        code: Option<i32>,
-        /// Signal that ended it.
-        signal: Option<i32>,
-        /// The end of its output (standard output and error), at most [`LOG_TAIL_BYTES`].
-        log_tail: String,
-        /// How long it ran.
-        seconds: u64,
-    },
+    /// To `Install` and `Outcome`: the installer has ended.
+    Installed(Installed),
     /// The request could not be carried out.
     Failed(Failure),
+    /// To `Probe`.
+    Probed {
+        /// Why the box cannot be reached; none when it can.
+        blocked: Option<String>,
+    },
+    /// To `Status`.
+    Status(Box<Status>),
 }
 
-/// Most bytes of an installer's output in [`Reply::Installed`].
-pub const LOG_TAIL_BYTES: usize = 64 * 1024;
+/// How an installer ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Installed {
+    /// Its exit code, or none when a signal ended it.
+    pub code: Option<i32>,
+    /// Signal that ended it.
+    pub signal: Option<i32>,
+    /// Its output (standard output and error): all of it, or its beginning and its end with a line between that says
+    /// how much was left out; at most [`LOG_HEAD_BYTES`] and [`LOG_TAIL_BYTES`].
+    pub log: String,
+    /// How long it ran.
+    pub seconds: u64,
+}
+
+/// Bytes kept of the beginning of an installer's output.
+pub const LOG_HEAD_BYTES: usize = 32 * 1024;
+
+/// Bytes kept of its end. With the head 128 KiB: as JSON, each byte could become six, which still fits a frame.
+pub const LOG_TAIL_BYTES: usize = 96 * 1024;
+
+/// What an engine is doing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Whose engine it is.
+    pub deployment: DeploymentId,
+    /// Seconds since it was started.
+    pub seconds: u64,
+    /// What is being installed.
+    pub installing: Option<Installing>,
+    /// Payloads under way.
+    pub transfers: Vec<Transfer>,
+    /// Components whose installer has ended.
+    pub installed: Vec<ComponentId>,
+}
+
+/// An installation under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Installing {
+    /// The component.
+    pub component: ComponentId,
+    /// Seconds since it began.
+    pub seconds: u64,
+}
+
+/// A payload under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transfer {
+    /// Its identity.
+    pub sha256: Sha256,
+    /// Bytes that are there.
+    pub done: u64,
+    /// Of.
+    pub total: u64,
+    /// Seconds since it began.
+    pub seconds: u64,
+}
 
 /// What went on since.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -204,6 +296,11 @@ pub enum Notice {
         seconds: u64,
         /// Its last line of output, shortened.
         line: Short<200>,
+    },
+    /// So many bytes of a pushed payload are on the node's disk; the first one says where to begin.
+    Pushed {
+        /// There.
+        done: u64,
     },
 }
 

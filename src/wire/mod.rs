@@ -3,6 +3,7 @@
 //! Both sides compile this part, so it must stay free of anything only one of them has. It is append-only:
 //! fields and variants are added, never changed or removed. Everything that arrives is bounded at decoding.
 
+pub mod claim;
 pub mod firewall;
 pub mod frame;
 pub mod id;

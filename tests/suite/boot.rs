@@ -52,6 +52,8 @@ pub fn is_healthy_at(address: &str, namespace_of: &Child) -> bool {
 struct Machine {
     child: Child,
     dir: tempfile::TempDir,
+    /// Kept open: QEMU drops what a closed connection said last.
+    monitor: std::cell::OnceCell<UnixStream>,
 }
 
 impl Drop for Machine {
@@ -88,7 +90,7 @@ impl Machine {
             dir = dir.path().display()
         );
         let child = in_namespaces(&[]).args(["bash", "-c", &script, "bash"]).args(how).spawn().unwrap();
-        Self { child, dir }
+        Self { child, dir, monitor: std::cell::OnceCell::new() }
     }
 
     /// From kernel and initramfs, with words for the kernel's command line.
@@ -135,7 +137,8 @@ impl Machine {
     }
 
     fn monitor(&self, command: &str) {
-        let mut monitor = UnixStream::connect(self.dir.path().join("monitor")).unwrap();
+        let connect = || UnixStream::connect(self.dir.path().join("monitor")).unwrap();
+        let mut monitor = self.monitor.get_or_init(connect);
         monitor.write_all(format!("{command}\n").as_bytes()).unwrap();
     }
 
@@ -183,7 +186,7 @@ fn an_ipv4_address_answers_and_ctrl_alt_del_restarts() {
     let mut machine = Machine::boot_kernel("", "carena.address=192.0.2.5/24 carena.gateway=192.0.2.1");
     machine.wait_ready();
     machine.wait_healthy_at("192.0.2.5");
-    assert!(machine.serial().contains("https://192.0.2.5:63002"));
+    until("the address on the console", BOOT, || machine.serial().contains("https://192.0.2.5:63002"));
     machine.monitor("sendkey ctrl-alt-delete");
     machine.wait_gone("carena: restarting");
 }
@@ -191,7 +194,7 @@ fn an_ipv4_address_answers_and_ctrl_alt_del_restarts() {
 #[test]
 fn an_advertised_address_is_shown_and_answers() {
     let radvd = "echo 1 >/proc/sys/net/ipv6/conf/all/forwarding; mount -t tmpfs tmpfs /run
-        echo 'interface ct0 { AdvSendAdvert on; MaxRtrAdvInterval 4; prefix fd00:b1::/64 { }; };' >/run/radvd.conf
+        echo 'interface ct0 { AdvSendAdvert on; MinRtrAdvInterval 3; MaxRtrAdvInterval 4; prefix fd00:b1::/64 { }; };' >/run/radvd.conf
         ip addr add fd00:b1::1/64 dev ct0 nodad; chmod 644 /run/radvd.conf
         radvd -n -C /run/radvd.conf -p /run/radvd.pid >/dev/null 2>&1 &";
     let mut machine = Machine::boot_kernel(radvd, "");

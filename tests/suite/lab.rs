@@ -53,6 +53,38 @@ impl Lab {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// Waits until a node answers SSH: after a restart, after its link was down.
+    pub fn wait_for_node(&self, k: usize, bound: Duration) {
+        let end = Instant::now() + bound;
+        let probe = format!(
+            "exec 3<>/dev/tcp/{}/22 && read -r line <&3 && [[ $line == SSH-* ]]",
+            self.node_address(k)
+        );
+        while !self.hub_command("timeout").args(["2", "bash", "-c", &probe]).status().unwrap().success() {
+            assert!(Instant::now() < end, "node {k} does not answer within {bound:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Restarts a node and waits until it is back.
+    pub fn restart(&self, k: usize) {
+        let bound = Duration::from_secs(60);
+        let pid = || std::fs::read_to_string(self.dir.join(format!("node{k}.pid"))).unwrap_or_default();
+        let (before, end) = (pid(), Instant::now() + bound);
+        self.on_node(k, "reboot");
+        while pid() == before {
+            assert!(Instant::now() < end, "node {k} does not go down within {bound:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.wait_for_node(k, bound);
+    }
+
+    /// Pulls a node's cable, or puts it back.
+    pub fn link(&self, k: usize, state: &str) {
+        let set = self.hub_command("ip").args(["link", "set", &format!("v{k}"), state]).status().unwrap();
+        assert!(set.success(), "link of node {k} {state}");
+    }
+
     /// Everything a deployment could leave: rules without counters, mounts, logged-in users, files in places one
     /// writes to, processes. What sshd and PAM write for any login is not listed.
     pub fn snapshot(&self, k: usize) -> String {
@@ -63,8 +95,8 @@ impl Lab {
             done
             command -v nft >/dev/null && nft -s list ruleset
             cat /proc/self/mounts; who
-            find /etc /var /root /home /opt /srv /boot /usr/local -xdev -newer /run/sshd.pid -type f -print | sort
-            find /run /tmp /var/tmp /root /etc /var/lib /dev/shm -xdev | grep -v -e ^/run/motd -e ^/run/sudo -e ^/run/utmp | sort
+            find /etc /var /root /home /opt /srv /boot /usr/local -xdev -newer /run/sshd.pid -type f -print | grep -v -e ^/var/lib/sudo -e ^/var/log/[bw]tmp -e ^/var/log/lastlog | sort
+            find /run /tmp /var/tmp /root /etc /var/lib /dev/shm -xdev | grep -v -e ^/run/motd -e ^/run/sudo -e ^/var/lib/sudo -e ^/run/utmp | sort
             ps -e -o comm= | grep -v -e ^sshd -e ^ps$ -e ^sh$ -e ^find$ -e ^sort$ -e ^grep$ | sort",
         )
     }
@@ -97,6 +129,22 @@ impl Lab {
         command.arg("exec").arg(&self.dir).args(["hub", "--", program]);
         command
     }
+}
+
+/// What was not there before (`+`) and what is not any more (`-`); empty when nothing has changed.
+pub fn difference(before: &str, after: &str) -> String {
+    let lines = |of: &str, less: &str, sign| {
+        let mut less: Vec<&str> = less.lines().collect();
+        let mut text = String::new();
+        for line in of.lines() {
+            match less.iter().position(|other| *other == line) {
+                Some(index) => drop(less.swap_remove(index)),
+                None => text.push_str(&format!("{sign}{line}\n")),
+            }
+        }
+        text
+    };
+    lines(after, before, '+') + &lines(before, after, '-')
 }
 
 impl Drop for Lab {

@@ -2,15 +2,25 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a failed test is a panic
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, missing_docs)] // tests start programs and are no API
 mod boot;
+mod browser;
+mod console;
 mod cycle;
 mod deployment;
+mod faults;
 mod firewall;
+mod fleet;
+mod ground;
 mod house;
 mod image;
 mod interrupt;
 mod journal;
 mod lab;
 mod layers;
+mod operator;
 mod payload;
 mod pid1;
+mod privilege;
+mod reboot;
 mod secrets;
+mod serve;
+mod traces;

@@ -19,6 +19,9 @@ use crate::secret::Secret;
 /// Most bytes kept of a command's output and of its errors.
 const OUTPUT_BYTES_MAX: usize = 1024 * 1024;
 
+/// How often a session is asked for: the waits between double from 20 ms and come to a second and a quarter.
+const SESSION_TRIES: u32 = 6;
+
 /// A killed program is gone by then, or cannot be killed.
 const KILL_MAX: Duration = Duration::from_secs(1);
 
@@ -143,10 +146,7 @@ impl Session {
             Privilege::Sudo { .. } => login_shell::command(LOOP, &Become::Sudo { prompt: &prompt }),
             Privilege::Su { .. } => login_shell::command(LOOP, &Become::Su),
         };
-        let channel = self.handle.channel_open_session().await.map_err(|source| match source {
-            russh::Error::ChannelOpenFailure(_) => AccessError::NoSession { source },
-            source => lost(source),
-        })?;
+        let channel = self.open_session().await?;
         if self.terminal {
             channel.request_pty(true, "dumb", 80, 24, 0, 0, RAW).await.map_err(lost)?;
         }
@@ -185,6 +185,25 @@ impl Session {
             }
         }
         Ok(Ok(RootShell::new(reader, writer)))
+    }
+
+    /// The next session channel. A server that allows one at a time (`MaxSessions 1`) may refuse it for the moment
+    /// in which it still clears the last one away.
+    async fn open_session(&self) -> Result<russh::Channel<Msg>, AccessError> {
+        let mut tries = 0;
+        loop {
+            match self.handle.channel_open_session().await {
+                Ok(channel) => return Ok(channel),
+                Err(russh::Error::ChannelOpenFailure(_)) if tries < SESSION_TRIES => {
+                    tries += 1;
+                    tokio::time::sleep(Duration::from_millis(10 << tries)).await;
+                }
+                Err(source @ russh::Error::ChannelOpenFailure(_)) => {
+                    return Err(AccessError::NoSession { source });
+                }
+                Err(source) => return Err(AccessError::Lost { source }),
+            }
+        }
     }
 
     /// Whether a password is asked for that was not asked for before, and whose, if the program says so.

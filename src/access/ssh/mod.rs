@@ -11,6 +11,7 @@ mod ground;
 mod login;
 mod login_shell;
 mod node;
+mod restart;
 mod script;
 mod shell;
 mod stream;
