@@ -110,7 +110,7 @@ pub async fn before(run: &Run, node: &Node, left: Vec<Left>) -> Vec<String> {
             match swept.outstanding {
                 None => run.tell(&node.address, Step::Recover, State::Undone, Some(swept.trace)),
                 Some(why) => {
-                    let told = format!("{}: {why} (left by deployment {})", swept.trace, swept.deployment);
+                    let told = format!("{}: {why} {}", swept.trace, mention(&swept.deployment));
                     run.tell(&node.address, Step::Recover, State::Failed, Some(told.clone()));
                     still_there.push(told);
                 }
@@ -118,6 +118,11 @@ pub async fn before(run: &Run, node: &Node, left: Vec<Left>) -> Vec<String> {
         }
     }
     still_there
+}
+
+/// How a deployment's summary says that a trace is an earlier one's.
+pub fn mention(id: &DeploymentId) -> String {
+    format!("(left by deployment {id})")
 }
 
 /// Takes all of it back, many nodes at once; `knows` may replace a journalled node by one with usable credentials.

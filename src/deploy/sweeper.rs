@@ -62,20 +62,26 @@ impl Deployments {
     /// Sweeps the places whose time has come.
     async fn sweep_due(&self, waiting: &mut Waiting) -> Result<(), StoreError> {
         let _alone = self.0.sweeping.lock().await;
-        let mut left = recover::left(&self.0.store, |id, node| self.is_live(id, node)).await?;
+        // A node that a deployment works on is that deployment's to clean; it does so before it begins there.
+        let mut left =
+            recover::left(&self.0.store, |id, node| self.is_live(id, node) || self.is_taken(node)).await?;
         let places: Vec<At> = left.iter().map(place).collect();
         waiting.retain(|place, _| places.contains(place));
         let now = Instant::now();
-        left.retain(|left| waiting.entry(place(left)).or_insert((now + FIRST_WAIT, FIRST_WAIT)).0 <= now);
+        // What a dead run left is tried at once; what an unwind of this process has just failed at, after a pause.
+        let first = |id: &DeploymentId| if self.known().contains_key(id) { now + FIRST_WAIT } else { now };
+        left.retain(|left| {
+            waiting.entry(place(left)).or_insert_with(|| (first(&left.deployment), FIRST_WAIT)).0 <= now
+        });
         let tried: Vec<At> = left.iter().map(place).collect();
         let swept = self.take_back(left, None).await;
         for tried in tried {
             let still = swept.iter().any(|trace| {
                 (&trace.deployment, &trace.node) == (&tried.0, &tried.1) && trace.outstanding.is_some()
             });
-            let wait = waiting.remove(&tried).map_or(FIRST_WAIT, |(_, wait)| (wait * 2).min(WAIT_MAX));
+            let wait = waiting.remove(&tried).map_or(FIRST_WAIT, |(_, wait)| wait);
             if still {
-                waiting.insert(tried, (Instant::now() + wait, wait));
+                waiting.insert(tried, (Instant::now() + wait, (wait * 2).min(WAIT_MAX)));
             }
         }
         Ok(())
@@ -102,6 +108,18 @@ impl Deployments {
         nodes
             .iter()
             .any(|(address, summary)| *address == node.address && summary.result == NodeResult::Running)
+    }
+
+    /// Whether any deployment of this process still works on the node, or will.
+    fn is_taken(&self, node: &Node) -> bool {
+        let wanted = recover::place(node);
+        let known = self.known();
+        known.values().filter(|known| known.places.contains(&wanted)).any(|known| {
+            let mut nodes = known.nodes.iter().zip(&known.summary.nodes);
+            nodes.any(|(node, (_, summary))| {
+                summary.result == NodeResult::Running && recover::place(node) == wanted
+            })
+        })
     }
 
     /// A node with better credentials than the journal has: given now, or by the API when the deployment began.
@@ -135,6 +153,26 @@ impl Deployments {
                 }),
             };
             self.save(summary).await;
+            if still.is_empty() {
+                self.forget_mentions(&id, &node).await;
+            }
+        }
+    }
+
+    /// Later deployments that found these traces on their node, and list them too, need not any more.
+    async fn forget_mentions(&self, id: &DeploymentId, node: &str) {
+        let mention = recover::mention(id);
+        let mut corrected = Vec::new();
+        for known in self.known().values_mut() {
+            let here = known.summary.nodes.iter_mut().filter(|(address, _)| address == node);
+            let traces = here.map(|(_, summary)| &mut summary.outstanding_traces);
+            for traces in traces.filter(|traces| traces.iter().any(|trace| trace.ends_with(&mention))) {
+                traces.retain(|trace| !trace.ends_with(&mention));
+                corrected.push(known.summary.deployment.clone());
+            }
+        }
+        for id in corrected {
+            self.save(self.get(&id).map(|(summary, _)| summary)).await;
         }
     }
 }
