@@ -3,7 +3,9 @@
 #![allow(clippy::disallowed_methods, clippy::print_stdout, missing_docs)] // tests start programs and are no API
 mod boot;
 mod cycle;
+mod engine;
 mod firewall;
 mod house;
 mod lab;
 mod layers;
+mod paths;

@@ -47,6 +47,13 @@ pub struct Output {
     pub stdout: String,
 }
 
+/// A script that has begun.
+pub(super) struct Begun {
+    pub(super) reader: ChannelReadHalf,
+    pub(super) writer: ChannelWriteHalf<Msg>,
+    seen: Seen,
+}
+
 /// What came of one try.
 #[derive(Default)]
 struct Seen {
@@ -87,6 +94,34 @@ impl Session {
     }
 
     async fn attempt(&self, body: &str, input: &[u8]) -> Result<Seen, AccessError> {
+        let Begun { mut reader, writer, mut seen } = self.begin(body).await?;
+        let feed = async {
+            // What the node does not take it has its reasons for: its exit code tells.
+            let _ = writer.data(input).await;
+            if !self.terminal {
+                let _ = writer.eof().await;
+            }
+        };
+        tokio::pin!(feed);
+        let mut fed = !seen.ready;
+        loop {
+            let message = tokio::select! {
+                message = reader.wait() => message,
+                () = &mut feed, if !fed => {
+                    fed = true;
+                    continue;
+                }
+            };
+            match message {
+                None => return Ok(seen),
+                Some(message) => seen.take(&message),
+            }
+        }
+    }
+
+    /// Begins the script and answers what is asked before it runs. At its end the script is ready for its input, or
+    /// the command has ended.
+    pub(super) async fn begin(&self, body: &str) -> Result<Begun, AccessError> {
         let lost = |source| AccessError::Lost { source };
         let prompt = format!("carena-{}:", uuid::Uuid::now_v7().simple());
         let command = match &self.privilege {
@@ -104,34 +139,15 @@ impl Session {
         channel.exec(true, command).await.map_err(lost)?;
         let (mut reader, writer) = channel.split();
         let mut seen = Seen { prompt, ..Seen::default() };
-        let feed = async {
-            // What the node does not take it has its reasons for: its exit code tells.
-            let _ = writer.data(input).await;
-            if !self.terminal {
-                let _ = writer.eof().await;
-            }
-        };
-        tokio::pin!(feed);
-        let mut fed = false;
-        loop {
-            let message = tokio::select! {
-                message = reader.wait() => message,
-                () = &mut feed, if seen.ready && !fed => {
-                    fed = true;
-                    continue;
-                }
-            };
-            match message {
-                None => return Ok(seen),
-                Some(ChannelMsg::Data { data }) => seen.output(&data),
-                Some(ChannelMsg::ExtendedData { data, .. }) => seen.errors(&data),
-                Some(ChannelMsg::ExitStatus { exit_status }) => seen.code = Some(i64::from(exit_status)),
+        while !seen.ready {
+            match reader.wait().await {
+                None => break,
                 Some(ChannelMsg::Failure) => {
                     // Whether the node hears of it changes nothing.
                     let _ = writer.close().await;
                     return Err(AccessError::NotRun { said: "the request was refused".into() });
                 }
-                Some(_) => {}
+                Some(message) => seen.take(&message),
             }
             while let Some(whose) = self.question(&mut seen) {
                 seen.asked += 1;
@@ -151,6 +167,7 @@ impl Session {
                 }
             }
         }
+        Ok(Begun { reader, writer, seen })
     }
 
     /// Whether a password is asked for that was not asked for before, and whose, if the program says so.
@@ -210,6 +227,20 @@ impl Session {
         }
     }
 
+    /// Begins a script whose streams stay open both ways; whatever the script's own first bytes are comes along.
+    pub(super) async fn begin_stream(&mut self, body: &str) -> Result<(Begun, Vec<u8>), AccessError> {
+        let mut begun = self.begin(body).await?;
+        if !begun.seen.ready && !self.terminal && wants_terminal(&begun.seen.said_before()) {
+            self.terminal = true;
+            begun = self.begin(body).await?;
+        }
+        if !begun.seen.ready {
+            return Err(self.refusal(&begun.seen));
+        }
+        let first = std::mem::take(&mut begun.seen.stdout);
+        Ok((begun, first))
+    }
+
     fn judge(&self, what: &'static str, seen: &Seen) -> Result<Output, AccessError> {
         if !seen.ready {
             return Err(self.refusal(seen));
@@ -252,6 +283,15 @@ impl Session {
 }
 
 impl Seen {
+    fn take(&mut self, message: &ChannelMsg) {
+        match message {
+            ChannelMsg::Data { data } => self.output(data),
+            ChannelMsg::ExtendedData { data, .. } => self.errors(data),
+            ChannelMsg::ExitStatus { exit_status } => self.code = Some(i64::from(*exit_status)),
+            _ => {}
+        }
+    }
+
     fn output(&mut self, data: &[u8]) {
         keep(&mut self.stdout, data);
         if self.ready {

@@ -12,6 +12,7 @@ mod login;
 mod login_shell;
 mod node;
 mod script;
+mod stream;
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -29,6 +30,7 @@ pub use error::AccessError;
 pub use firewall::Firewall;
 pub use ground::{Ground, NoPlace, Place};
 pub use node::{Copied, Opened, Undone};
+pub use stream::{Tunnel, TunnelEnd};
 
 /// A TCP connection takes at most this.
 const CONNECT_MAX: Duration = Duration::from_secs(10);

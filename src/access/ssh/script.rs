@@ -32,6 +32,11 @@ pub fn start(directory: &str) -> String {
     )
 }
 
+/// Joins the running engine's socket with the script's streams.
+pub fn attach(directory: &str) -> String {
+    format!("exec {directory}/{ENGINE_PROGRAM} attach --directory {directory}")
+}
+
 /// Notes the rule in the engine's directory, for its lease, and adds it.
 pub fn open(rule: &FirewallRule, directory: &str, noted: &str) -> String {
     format!("printf %s '{noted}' > {directory}/{ENGINE_RULE_FILE} || exit 36\n{}", rule.rule.open_script())
