@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use crate::cache::Cache;
 use crate::cli::{Control, Ended, Serve, complain, signalled, state};
@@ -17,8 +18,11 @@ use crate::error::explain;
 use crate::firmware::outcome::Exit;
 use crate::https::identity::Identity;
 use crate::https::{Listener, Registry};
-use crate::init::report::{Ready, Report};
+use crate::init::report::{Ready, Report, STOPPING_NAMES_MAX, Stopping};
 use crate::net;
+
+/// How often is looked whether the nodes that are waited for have become fewer.
+const STOPPING_LOOK: Duration = Duration::from_secs(1);
 
 /// Serves until told to end; then cancels what runs and waits until every node is as it was found.
 ///
@@ -28,9 +32,7 @@ pub async fn serve(told: Serve) -> Result<Exit, Ended> {
     let other = |message: String| Ended { exit: Exit::Other, message };
     let init = told.init_fd.filter(|_| told.appliance).map(init_socket).transpose();
     let init = init.map_err(|error| other(format!("the socket to init: {error}")))?;
-    if init.is_some() {
-        bring_network_up().await;
-    }
+    let left = if init.is_some() { bring_network_up().await } else { net::Settings::default() };
     let directory = state(told.state);
     let store = Store::open(&directory).map_err(|error| Ended::with(Exit::Other, &error))?;
     let identity = Identity::open(&directory).map_err(|error| Ended::with(Exit::Other, &error))?;
@@ -61,9 +63,13 @@ pub async fn serve(told: Serve) -> Result<Exit, Ended> {
         fingerprint: identity.fingerprint.clone(),
         token: token.reveal().to_owned(),
     };
-    let telling = tokio::spawn(tell_addresses(init, ready));
+    let last_words = init.as_ref().and_then(|socket| socket.try_clone().ok());
+    let telling = tokio::spawn(tell_addresses(init, left, ready));
     signalled().await;
-    deployments.shut_down().await;
+    tokio::select! {
+        () = deployments.shut_down() => {}
+        () = tell_stopping(last_words, &deployments) => {}
+    }
     telling.abort();
     let _ = shutdown.send(());
     let _ = serving.await;
@@ -78,19 +84,39 @@ fn init_socket(fd: i32) -> std::io::Result<UnixStream> {
     Ok(socket)
 }
 
-/// A network that is wrong is told and lived with: the console may still be reachable over what there is.
-async fn bring_network_up() {
+/// A network that is wrong is told and lived with: the console may still be reachable over what there is. Returns what
+/// could not be set because its link is not there yet.
+async fn bring_network_up() -> net::Settings {
     let settings = net::Settings::from_kernel().unwrap_or_else(|error| {
         tracing::error!("{}", explain(&error));
         net::Settings::default()
     });
-    if let Err(error) = net::bring_up(&settings).await {
-        tracing::error!("{}", explain(&error));
+    let Err(error) = net::bring_up(&settings).await else { return net::Settings::default() };
+    tracing::error!("{}", explain(&error));
+    if matches!(error, net::NetError::NoLink { .. }) { settings } else { net::Settings::default() }
+}
+
+/// Tells init, now and whenever that changes, which nodes are not yet as they were found. Does not end by itself.
+async fn tell_stopping(init: Option<UnixStream>, deployments: &Deployments) {
+    let Some(init) = init else { return std::future::pending().await };
+    let mut last = 0;
+    loop {
+        tokio::time::sleep(STOPPING_LOOK).await;
+        let nodes = deployments.nodes_under_way();
+        if nodes.len() != last {
+            last = nodes.len();
+            let first = nodes.iter().take(STOPPING_NAMES_MAX).cloned().collect();
+            let _ = Report::Stopping(Stopping { nodes: nodes.len(), first }).send(&init);
+        }
     }
 }
 
 /// Tells where the console is, now and whenever that changes: init on the appliance, else the terminal, once.
-async fn tell_addresses(init: Option<UnixStream>, ready: impl Fn(&[net::Address]) -> Ready) {
+async fn tell_addresses(
+    init: Option<UnixStream>,
+    left: net::Settings,
+    ready: impl Fn(&[net::Address]) -> Ready,
+) {
     let mut last = None::<Ready>;
     let mut tell = |addresses: &[net::Address]| {
         let now = ready(addresses);
@@ -113,7 +139,7 @@ async fn tell_addresses(init: Option<UnixStream>, ready: impl Fn(&[net::Address]
         }
         last = Some(now);
     };
-    let watch = net::watch();
+    let watch = net::watch(left);
     match net::addresses().await {
         Ok(addresses) => tell(&addresses),
         Err(error) => {

@@ -42,7 +42,10 @@ impl fmt::Debug for Secret {
 
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer).map(Self::new)
+        // What stands in the secret's place may be the secret: the deserializer's own complaint would show it.
+        String::deserialize(deserializer)
+            .map(Self::new)
+            .map_err(|_| serde::de::Error::custom("a password is text between quotes"))
     }
 }
 
@@ -55,6 +58,7 @@ mod tests {
         let secret = Secret::new("hunter2".into());
         assert!(!format!("{secret:?}").contains("hunter2"));
         assert!(secret.matches("hunter2"));
+        assert!(!serde_json::from_str::<Secret>("271828").unwrap_err().to_string().contains("271828"));
         assert!(!secret.matches("hunter") && !secret.matches("hunter3") && !secret.matches(""));
     }
 }

@@ -109,6 +109,19 @@ impl Cache {
         Embedded::iter().filter_map(id).collect()
     }
 
+    /// What the embedded baselines say of themselves; their payloads stay packed.
+    pub fn baselines(&self) -> Vec<Baseline> {
+        let manifest = |id: &String| Embedded::get(&format!("baselines/{id}/{MANIFEST}"));
+        let parse = |(id, file): (String, rust_embed::EmbeddedFile)| {
+            Baseline::parse(&String::from_utf8_lossy(&file.data), &id).ok()
+        };
+        self.ids()
+            .into_iter()
+            .filter_map(|id| manifest(&id).map(|file| (id, file)))
+            .filter_map(parse)
+            .collect()
+    }
+
     /// An embedded baseline by its id, or one in a directory by its path.
     ///
     /// # Errors

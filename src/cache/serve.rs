@@ -111,7 +111,10 @@ async fn answer(
     let same = text(header::IF_RANGE).is_none_or(|wanted| wanted == tag);
     let (status, from, to) = match parse(text(header::RANGE).filter(|_| same), size) {
         Part::Whole => (StatusCode::OK, 0, size),
-        Part::Bytes(from, to) => (StatusCode::PARTIAL_CONTENT, from, to),
+        Part::Bytes(from, to) => {
+            tracing::info!(%sha256, from, size, "a payload is taken up again");
+            (StatusCode::PARTIAL_CONTENT, from, to)
+        }
         Part::Unsatisfiable => {
             let range = [(header::CONTENT_RANGE, format!("bytes */{size}"))];
             return (StatusCode::RANGE_NOT_SATISFIABLE, range).into_response();

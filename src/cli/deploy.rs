@@ -31,7 +31,7 @@ pub struct Order {
 pub async fn deploy(order: Order, common: &Common, intent: Intent) -> Result<Exit, Ended> {
     let ran = run(order, common, intent).await?;
     if common.json {
-        say(&closing_line(&ran.summary, ran.exit));
+        say(&serde_json::to_string(&ran.summary.report()).unwrap_or_default());
     } else {
         table::closing(&ran.summary, intent, ran.exit);
     }
@@ -64,27 +64,6 @@ pub async fn inventory(fleet: PathBuf, common: &Common) -> Result<Exit, Ended> {
         }
     }
     Ok(exit)
-}
-
-/// The last line of `--json`.
-fn closing_line(summary: &Summary, exit: Exit) -> String {
-    let entry = |(address, node): &(String, _)| Some((address.clone(), serde_json::to_value(node).ok()?));
-    let nodes: serde_json::Map<_, _> = summary.nodes.iter().filter_map(entry).collect();
-    let mut line = serde_json::json!({
-        "summary": {
-            "deployment": summary.deployment,
-            "baseline": summary.baseline,
-            "cancelled": summary.cancelled,
-            "nodes": nodes,
-        },
-        "exit": exit as u8,
-    });
-    if let (Some(first), Some(fields)) =
-        (&summary.retry_of, line.get_mut("summary").and_then(serde_json::Value::as_object_mut))
-    {
-        fields.insert("retry_of".into(), first.to_string().into());
-    }
-    line.to_string()
 }
 
 /// A deployment that has ended.

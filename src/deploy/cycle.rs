@@ -1,7 +1,8 @@
 //! The cycle: everything done to one node, step by step, and everything taken back.
 //!
 //! Forward: connect, look, copy, start, open, join, inventory, plan, send, install, verify. Then always, whatever
-//! happened: stop, remove, close, disconnect. There is no commit. Each step that changes the node arms its undo
+//! happened: stop, remove, close, disconnect. Where a component is active only after a restart, the node is restarted
+//! then, and the way in, the verifying and the way back are gone once more. There is no commit. Each step that changes the node arms its undo
 //! first; the unwind takes back what was armed, also the step that was never seen to finish. It must never
 //! interrupt a running flash: a cancel waits for it.
 
@@ -22,7 +23,7 @@ use super::run::Run;
 use super::schedule::CANCELLED;
 
 /// An engine that is told to stop says goodbye within this; if not, the unwind ends it.
-const GOODBYE_MAX: Duration = Duration::from_secs(5);
+pub(super) const GOODBYE_MAX: Duration = Duration::from_secs(5);
 
 /// One node's way through a deployment.
 pub struct Cycle<'a> {
@@ -62,9 +63,17 @@ impl<'a> Cycle<'a> {
 
     /// The whole cycle. Returns when the node is as it was found, or when that could not be reached.
     pub async fn complete(mut self) -> (NodeSummary, Option<Box<Inventory>>) {
-        let forward = self.forward().await;
-        let failed_at = self.step;
-        let outstanding_traces = self.unwind().await;
+        let mut forward = self.steps().await;
+        self.tell_end(&forward);
+        let mut failed_at = self.step;
+        let mut outstanding_traces = self.unwind().await;
+        // Only a node without any trace of ours is restarted.
+        if forward.is_ok() && outstanding_traces.is_empty() && self.wants_reboot() {
+            forward = self.reboot().await;
+            self.tell_end(&forward);
+            failed_at = self.step;
+            outstanding_traces = self.unwind().await;
+        }
         let (mut result, error) = match &forward {
             Ok(()) => (NodeResult::Done, None),
             Err(CycleError::Cancelled) => (NodeResult::Cancelled, None),
@@ -108,14 +117,12 @@ impl<'a> Cycle<'a> {
         Ok(())
     }
 
-    async fn forward(&mut self) -> Result<(), CycleError> {
-        let result = self.steps().await;
-        match &result {
+    fn tell_end(&self, result: &Result<(), CycleError>) {
+        match result {
             Err(CycleError::Cancelled) => self.tell(State::Failed, Some(CANCELLED.into())),
             Err(error) => self.tell(State::Failed, Some(on_node(&self.node.address, self.step, error))),
             Ok(()) => {}
         }
-        result
     }
 
     async fn steps(&mut self) -> Result<(), CycleError> {

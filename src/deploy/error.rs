@@ -10,6 +10,7 @@ use crate::wire::id::DeploymentId;
 
 use super::authority::AuthorityError;
 use super::event::Step;
+use super::reboot::RebootError;
 use super::store::StoreError;
 
 /// Why a node's cycle stopped.
@@ -30,6 +31,9 @@ pub enum CycleError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The node's restart.
+    #[error(transparent)]
+    Reboot(#[from] RebootError),
     /// Certificates.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
@@ -60,12 +64,24 @@ pub enum CycleError {
     Protocol,
 }
 
+impl CycleError {
+    /// Whether trying again with the same credentials can only end the same, or worse: with a locked account.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Credentials(_) => true,
+            Self::Access(error) => error.is_final(),
+            _ => false,
+        }
+    }
+}
+
 impl Hinted for CycleError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Credentials(error) => error.hint(),
             Self::Access(error) => error.hint(),
             Self::Store(error) => error.hint(),
+            Self::Reboot(error) => error.hint(),
             Self::Place(error) => error.hint(),
             Self::Held { .. } => Some(
                 "wait until it has ended; the engine of a box that is silent takes itself away after its lease"

@@ -27,9 +27,13 @@ use super::path::{Bring, Established};
 use super::store::{Store, StoreError};
 use super::unwind::connect;
 
-/// How long the engine's port may take to answer. A port that a firewall drops never answers, and this is the
-/// price of finding out; a port that is open answers within one round trip.
-const PROBE: Duration = Duration::from_millis(400);
+/// How long the engine's port may take to answer, in round trips to the node: the kernel answers, in one. A port that a
+/// firewall drops never answers, and this is the price of finding out. A lost packet makes an open port look closed;
+/// then a rule is added that was not needed, and taken back.
+const PROBE_ROUND_TRIPS: u32 = 4;
+
+/// At least this, for a busy node; at most that.
+const PROBE_BOUNDS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// The same after the port was opened: now it should answer, so a slow network gets its time.
 const PROBE_OPENED: Duration = Duration::from_secs(5);
@@ -252,8 +256,9 @@ impl Cycle<'_> {
         engine: SocketAddr,
     ) -> Result<Result<TcpStream, String>, CycleError> {
         let wanted = self.run.options.open_firewall;
+        let probe = (self.session()?.round_trip() * PROBE_ROUND_TRIPS).clamp(PROBE_BOUNDS.0, PROBE_BOUNDS.1);
         if wanted != OpenFirewall::Yes
-            && let Some(stream) = reach(engine, PROBE).await
+            && let Some(stream) = reach(engine, probe).await
         {
             return Ok(Ok(stream));
         }

@@ -237,6 +237,7 @@ pub struct Summary {
     pub baseline: String,
     /// Whether the operator has cancelled it.
     pub cancelled: bool,
-    /// Nodes by address, in the fleet's order.
+    /// Nodes by address, in the fleet's order; in JSON an object whose members keep that order.
+    #[serde(with = "super::summary::by_address")]
     pub nodes: Vec<(String, NodeSummary)>,
 }

@@ -8,7 +8,7 @@ use tokio::sync::broadcast;
 use super::event::Event;
 
 /// Events kept for readers that come late or come back. At about 200 bytes each, 4 MiB.
-const KEPT_MAX: usize = 20_000;
+pub(super) const KEPT_MAX: usize = 20_000;
 
 /// Events a slow reader may lag behind before it has to come back for them.
 const LAG_MAX: usize = 4_096;
@@ -37,6 +37,11 @@ impl EventLog {
         kept.1.push_back(event.clone());
         // Sent under the lock, so that every reader sees the numbers in order. No reader is not an error.
         let _ = self.live.send(event);
+    }
+
+    /// The number of the newest event; 0 before the first.
+    pub fn newest(&self) -> u64 {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).0
     }
 
     /// The kept events after number `after`, and those to come, without a gap between them.

@@ -120,7 +120,11 @@ fn unmet(component: &Component, done: &[ComponentSummary]) -> Option<String> {
     Some(format!("needs {missing} first, which is not in place"))
 }
 
-async fn read_back(
+/// The version a component has on the node now.
+///
+/// # Errors
+/// [`CycleError`].
+pub(super) async fn read_back(
     cycle: &mut Cycle<'_>,
     established: &mut Established,
     component: &Component,

@@ -4,6 +4,7 @@
 //! over better ones (a fleet given now, a prompt). It never touches what it cannot identify as ours, which is the
 //! undo's own check, nor what a deployment that lives in this process still needs, which is what `live` says.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -14,6 +15,8 @@ use crate::access::undo::{EntryId, Undo};
 use crate::fleet::Node;
 use crate::wire::id::DeploymentId;
 
+use super::event::{State, Step};
+use super::run::Run;
 use super::store::{Outstanding, Store, StoreError};
 use super::unwind::take_back;
 
@@ -27,6 +30,19 @@ pub struct Left {
     /// Where, and how it is reached.
     pub node: Node,
     undos: Vec<(EntryId, Undo)>,
+}
+
+/// What makes two nodes the same one: the address, whatever its notation, and the port.
+pub type Place = (String, u16);
+
+/// The place of a node.
+pub fn place(node: &Node) -> Place {
+    let host = node.host();
+    let one = host.parse::<std::net::IpAddr>().map_or_else(
+        |_| host.trim_end_matches('.').to_ascii_lowercase(),
+        |address| address.to_canonical().to_string(),
+    );
+    (one, node.port)
 }
 
 /// What became of one trace.
@@ -52,21 +68,56 @@ pub async fn left(
     live: impl Fn(&DeploymentId, &Node) -> bool,
 ) -> Result<Vec<Left>, StoreError> {
     let mut all: Vec<Left> = Vec::new();
+    let mut index = HashMap::new();
     // Asked after the journal was read: a node that was in use when its entry was read has ended by then at worst.
     let outstanding = store.outstanding().await?;
     for Outstanding { entry, deployment, node, undo } in outstanding {
         if live(&deployment, &node) {
             continue;
         }
-        let same = |left: &&mut Left| {
-            left.deployment == deployment && left.node.host() == node.host() && left.node.port == node.port
-        };
-        match all.iter_mut().find(same) {
+        let at = *index.entry((deployment.clone(), place(&node))).or_insert(all.len());
+        match all.get_mut(at) {
             Some(left) => left.undos.push((entry, undo)),
             None => all.push(Left { deployment, node, undos: vec![(entry, undo)] }),
         }
     }
     Ok(all)
+}
+
+impl Left {
+    /// Takes these traces back, reaching their node as `node` says.
+    pub async fn take_back(&self, store: &Store, node: &Node) -> Vec<Swept> {
+        let (session, results) = take_back(store, node, &self.deployment, None, &self.undos).await;
+        if let Some(session) = session {
+            session.close().await;
+        }
+        let swept = |((_, undo), result): (&(EntryId, Undo), Result<(), String>)| Swept {
+            node: node.address.clone(),
+            deployment: self.deployment.clone(),
+            trace: undo.to_string(),
+            outstanding: result.err(),
+        };
+        self.undos.iter().zip(results).map(swept).collect()
+    }
+}
+
+/// Takes back what dead deployments left on a node, before a new one begins there; returns what is still there.
+pub async fn before(run: &Run, node: &Node, left: Vec<Left>) -> Vec<String> {
+    let mut still_there = Vec::new();
+    for left in left {
+        run.tell(&node.address, Step::Recover, State::Started, Some(format!("left by {}", left.deployment)));
+        for swept in left.take_back(&run.store, node).await {
+            match swept.outstanding {
+                None => run.tell(&node.address, Step::Recover, State::Undone, Some(swept.trace)),
+                Some(why) => {
+                    let told = format!("{}: {why} (left by deployment {})", swept.trace, swept.deployment);
+                    run.tell(&node.address, Step::Recover, State::Failed, Some(told.clone()));
+                    still_there.push(told);
+                }
+            }
+        }
+    }
+    still_there
 }
 
 /// Takes all of it back, many nodes at once; `knows` may replace a journalled node by one with usable credentials.
@@ -77,22 +128,12 @@ pub async fn sweep(
 ) -> Vec<Swept> {
     let limit = Arc::new(Semaphore::new(PARALLEL));
     let mut tasks = JoinSet::new();
-    for Left { deployment, node, undos } in left {
-        let node = knows(&deployment, &node).unwrap_or(node);
+    for left in left {
+        let node = knows(&left.deployment, &left.node).unwrap_or_else(|| left.node.clone());
         let (store, limit) = (store.clone(), limit.clone());
         tasks.spawn(async move {
             let _turn = limit.acquire_owned().await;
-            let (session, results) = take_back(&store, &node, &deployment, None, &undos).await;
-            if let Some(session) = session {
-                session.close().await;
-            }
-            let swept = |((_, undo), result): (&(EntryId, Undo), Result<(), String>)| Swept {
-                node: node.address.clone(),
-                deployment: deployment.clone(),
-                trace: undo.to_string(),
-                outstanding: result.err(),
-            };
-            undos.iter().zip(results).map(swept).collect::<Vec<_>>()
+            left.take_back(&store, &node).await
         });
     }
     let mut swept = Vec::new();
@@ -106,6 +147,18 @@ pub async fn sweep(
 mod tests {
     use super::*;
     use crate::access::undo::EngineFiles;
+
+    #[test]
+    fn a_node_is_the_same_in_every_notation() {
+        let node = |address: &str| -> Node {
+            toml::from_str(&format!("address = \"{address}\"\nuser = \"root\"")).unwrap()
+        };
+        for same in ["fd00:ca::11", "[fd00:ca::11]", "FD00:CA:0:0:0:0:0:11"] {
+            assert_eq!(place(&node(same)), ("fd00:ca::11".to_owned(), 22), "{same}");
+        }
+        assert_eq!(place(&node("Node1.lab.")), place(&node("node1.lab")));
+        assert_ne!(place(&node("node1.lab")), place(&node("node2.lab")));
+    }
 
     #[tokio::test]
     async fn what_a_live_deployment_needs_is_not_taken_back() {

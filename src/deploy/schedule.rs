@@ -4,14 +4,17 @@
 //! `retry`, taking back what is left in `sweeper`. A task that panics is that node's failure,
 //! never the deployment's. The store gets the summary whenever a node ends.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::Serialize;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinSet;
 
 use crate::cache::{Cache, CacheError};
 use crate::error::{Hinted, explain};
+use crate::firmware::baseline::Baseline;
 use crate::firmware::outcome::Exit;
 use crate::fleet::{Fleet, Node};
 use crate::https::Registry;
@@ -22,8 +25,11 @@ use super::cancel::Cancels;
 use super::cycle::Cycle;
 use super::event::{Event, NodeResult, NodeSummary, State, Step, Summary};
 use super::events::EventLog;
+use super::follow::Follow;
+use super::recover::{self, Left, Place};
 use super::run::Run;
 use super::store::{Store, StoreError};
+use super::summary::Counts;
 use super::turns::Turns;
 
 /// Why a node or a component was not done, in the operator's words.
@@ -31,6 +37,9 @@ pub const CANCELLED: &str = "cancelled by the operator";
 
 /// Deployments kept in memory for listing; the store keeps all.
 const LISTED_MAX: usize = 1_000;
+
+/// Nodes of ended deployments kept in memory, with what was found on them: some kilobytes each.
+const LISTED_NODES_MAX: usize = 5_000;
 
 /// Why a deployment was not begun.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +50,17 @@ pub enum StartError {
     /// The store cannot be written.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A node is in a deployment that runs.
+    #[error("node {node} is in deployment {deployment}, which still runs")]
+    Busy {
+        /// As given now.
+        node: String,
+        /// The one that has it.
+        deployment: DeploymentId,
+    },
+    /// This process ends.
+    #[error("the service is being stopped")]
+    Closing,
 }
 
 impl Hinted for StartError {
@@ -48,6 +68,8 @@ impl Hinted for StartError {
         match self {
             Self::Baseline(error) => error.hint(),
             Self::Store(error) => error.hint(),
+            Self::Busy { .. } => Some("wait for its end, cancel it, or leave the node out".into()),
+            Self::Closing => Some("start it again when the service is back; no node was touched".into()),
         }
     }
 }
@@ -61,6 +83,39 @@ pub enum Intent {
     DryRun,
 }
 
+/// A deployment in a list: all of it but its nodes, however many it has.
+#[derive(Debug, Clone, Serialize)]
+pub struct Listed {
+    /// The deployment.
+    pub deployment: DeploymentId,
+    /// RFC 3339, UTC.
+    pub started: String,
+    /// RFC 3339, UTC; none while it runs.
+    pub ended: Option<String>,
+    /// The baseline.
+    pub baseline: String,
+    /// Whether the operator has cancelled it.
+    pub cancelled: bool,
+    /// How many nodes stand where.
+    pub nodes: Counts,
+    /// The exit code; none while it runs.
+    pub exit: Option<u8>,
+}
+
+impl Listed {
+    fn of(summary: &Summary) -> Self {
+        Self {
+            deployment: summary.deployment.clone(),
+            started: summary.started.clone(),
+            ended: summary.ended.clone(),
+            baseline: summary.baseline.clone(),
+            cancelled: summary.cancelled,
+            nodes: summary.counts(),
+            exit: summary.report().exit,
+        }
+    }
+}
+
 pub(super) struct Known {
     pub(super) summary: Summary,
     pub(super) cancels: watch::Sender<Cancels>,
@@ -68,6 +123,22 @@ pub(super) struct Known {
     /// With their passwords, where the API gave some; kept while a trace may be left.
     pub(super) nodes: Arc<[Node]>,
     inventories: HashMap<String, Inventory>,
+    /// Its nodes; empty once it has ended.
+    places: HashSet<Place>,
+}
+
+impl Known {
+    fn lives(&self) -> bool {
+        self.summary.ended.is_none()
+    }
+
+    /// What could reach its nodes is forgotten once nothing is left to be done there.
+    pub(super) fn forget_credentials(&mut self) {
+        let clean = self.summary.nodes.iter().all(|(_, node)| node.outstanding_traces.is_empty());
+        if clean && !self.lives() {
+            self.nodes = Arc::default();
+        }
+    }
 }
 
 pub(super) struct Inner {
@@ -77,7 +148,9 @@ pub(super) struct Inner {
     https_port: u16,
     pub(super) events: Arc<EventLog>,
     known: Mutex<HashMap<DeploymentId, Known>>,
-    ended: watch::Sender<u64>,
+    /// Grows whenever a deployment begins or ends.
+    changes: watch::Sender<u64>,
+    closing: AtomicBool,
     /// One sweep at a time: two would ask a node twice at once.
     pub(super) sweeping: tokio::sync::Mutex<()>,
     /// A node ended with traces that could not be taken back.
@@ -98,7 +171,8 @@ impl Deployments {
             https_port,
             events: Arc::new(EventLog::new()),
             known: Mutex::default(),
-            ended: watch::Sender::new(0),
+            changes: watch::Sender::new(0),
+            closing: AtomicBool::new(false),
             sweeping: tokio::sync::Mutex::default(),
             traces_left: Notify::new(),
         }))
@@ -138,9 +212,22 @@ impl Deployments {
                 .map(|node| (node.address.clone(), NodeSummary::new(NodeResult::Running)))
                 .collect(),
         };
-        self.0.store.begin(&summary, &fleet).await?;
         let cancels = watch::Sender::new(Cancels::default());
-        let nodes: Arc<[Node]> = fleet.nodes.into();
+        let nodes: Arc<[Node]> = fleet.nodes.clone().into();
+        let components = &opened.baseline.components;
+        let known = Known {
+            summary: summary.clone(),
+            cancels: cancels.clone(),
+            components: components.iter().map(|component| component.id.clone()).collect(),
+            nodes: nodes.clone(),
+            inventories: HashMap::new(),
+            places: nodes.iter().map(recover::place).collect(),
+        };
+        self.enter(known)?;
+        if let Err(error) = self.0.store.begin(&summary, &fleet).await {
+            self.known().remove(&deployment);
+            return Err(error.into());
+        }
         let run = Run {
             deployment: deployment.clone(),
             store: self.0.store.clone(),
@@ -152,29 +239,57 @@ impl Deployments {
             registry: self.0.registry.clone(),
             https_port: self.0.https_port,
             index: 0,
-            cancels: cancels.clone(),
+            cancels,
         };
-        let components = run.baseline.components.iter().map(|component| component.id.clone()).collect();
-        let known = Known { summary, cancels, components, nodes: nodes.clone(), inventories: HashMap::new() };
-        self.remember(&deployment, known);
+        self.0.changes.send_modify(|count| *count += 1);
         let deployments = self.clone();
         tokio::spawn(async move { deployments.carry_out(run, nodes).await });
         Ok(deployment)
     }
 
-    fn remember(&self, id: &DeploymentId, known: Known) {
+    /// Makes it known, unless one of its nodes is taken. One lock for the look and the entry: of two that want the
+    /// same node at once, one gets it.
+    fn enter(&self, entered: Known) -> Result<(), StartError> {
         let mut all = self.known();
-        if all.len() >= LISTED_MAX {
-            let ended = all.iter().filter(|(_, known)| known.summary.ended.is_some());
-            if let Some(oldest) = ended.map(|(id, _)| id).min().cloned() {
-                all.remove(&oldest);
+        if self.0.closing.load(Ordering::SeqCst) {
+            return Err(StartError::Closing);
+        }
+        for (id, other) in all.iter().filter(|(_, other)| other.lives()) {
+            if let Some(node) = entered.nodes.iter().find(|node| other.places.contains(&recover::place(node)))
+            {
+                return Err(StartError::Busy { node: node.address.clone(), deployment: id.clone() });
             }
         }
-        all.insert(id.clone(), known);
+        let ended = |all: &HashMap<DeploymentId, Known>| {
+            let ended = all.iter().filter(|(_, known)| !known.lives());
+            let nodes: usize = ended.clone().map(|(_, known)| known.summary.nodes.len()).sum();
+            (nodes, ended.map(|(id, _)| id).min().cloned())
+        };
+        while let (nodes, Some(oldest)) = ended(&all)
+            && (all.len() >= LISTED_MAX || nodes > LISTED_NODES_MAX)
+        {
+            all.remove(&oldest);
+        }
+        all.insert(entered.summary.deployment.clone(), entered);
+        Ok(())
+    }
+
+    /// What dead deployments left, by node.
+    async fn left_behind(&self) -> HashMap<Place, Vec<Left>> {
+        let mut by_place: HashMap<Place, Vec<Left>> = HashMap::new();
+        match recover::left(&self.0.store, |id, node| self.is_live(id, node)).await {
+            Ok(left) => left.into_iter().for_each(|left| {
+                by_place.entry(recover::place(&left.node)).or_default().push(left);
+            }),
+            // Whatever is wrong with the journal stops each node before its first change.
+            Err(error) => tracing::error!("the journal: {}", explain(&error)),
+        }
+        by_place
     }
 
     /// Hands the nodes out as their turns come, until every one has its result.
     async fn carry_out(&self, run: Run, nodes: Arc<[Node]>) {
+        let mut left = self.left_behind().await;
         let mut turns = Turns::new(&nodes, &run.options);
         let mut tasks = JoinSet::new();
         let mut indices = HashMap::new();
@@ -188,9 +303,13 @@ impl Deployments {
                 && let Some(index) = turns.hand_out()
             {
                 let (run, nodes) = (run.for_node(index), nodes.clone());
+                let earlier = nodes.get(index).and_then(|node| left.remove(&recover::place(node)));
                 let task = tasks.spawn(async move {
                     let Some(node) = nodes.get(index) else { return (broken(), None) };
-                    Cycle::new(&run, index, node).complete().await
+                    let still_there = recover::before(&run, node, earlier.unwrap_or_default()).await;
+                    let (mut summary, inventory) = Cycle::new(&run, index, node).complete().await;
+                    summary.outstanding_traces.extend(still_there);
+                    (summary, inventory)
                 });
                 indices.insert(task.id(), index);
             }
@@ -217,10 +336,12 @@ impl Deployments {
         }
         let summary = self.known().get_mut(&run.deployment).map(|known| {
             known.summary.ended = Some(crate::clock::now_rfc3339());
+            known.places = HashSet::new();
+            known.forget_credentials();
             known.summary.clone()
         });
         self.save(summary).await;
-        self.0.ended.send_modify(|count| *count += 1);
+        self.0.changes.send_modify(|count| *count += 1);
     }
 
     async fn skip(&self, run: &Run, index: usize, why: &str) {
@@ -264,10 +385,18 @@ impl Deployments {
     }
 
     /// All deployments, newest first.
-    pub fn list(&self) -> Vec<Summary> {
-        let mut list: Vec<_> = self.known().values().map(|known| known.summary.clone()).collect();
+    pub fn list(&self) -> Vec<Listed> {
+        let mut list: Vec<_> = self.known().values().map(|known| Listed::of(&known.summary)).collect();
         list.sort_by(|a, b| b.deployment.cmp(&a.deployment));
         list
+    }
+
+    /// Addresses of the nodes that are not yet as they were found, or still wait for their turn.
+    pub fn nodes_under_way(&self) -> Vec<String> {
+        let all = self.known();
+        let waits = |(_, node): &&(String, NodeSummary)| node.result == NodeResult::Running;
+        let nodes = all.values().filter(|known| known.lives()).flat_map(|known| &known.summary.nodes);
+        nodes.filter(waits).map(|(address, _)| address.clone()).collect()
     }
 
     /// A deployment, and its exit code once it has ended.
@@ -282,6 +411,31 @@ impl Deployments {
         self.known().get(id).map(|known| known.inventories.clone()).unwrap_or_default()
     }
 
+    /// The baselines that can be named by their id.
+    pub fn baselines(&self) -> Vec<Baseline> {
+        self.0.cache.baselines()
+    }
+
+    /// The number of the newest event: what is read of deployments after this call has at least it in it.
+    pub fn newest_event(&self) -> u64 {
+        self.0.events.newest()
+    }
+
+    /// Changes whenever a deployment begins or ends.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
+    }
+
+    /// A reader of all events that are kept, or of those after a number, and of those to come.
+    pub fn follow(&self, after: Option<u64>) -> Follow {
+        Follow::new(self.0.events.clone(), after)
+    }
+
+    /// Whether a deployment has ended, or is not known.
+    pub fn has_ended(&self, id: &DeploymentId) -> bool {
+        !self.known().get(id).is_some_and(Known::lives)
+    }
+
     /// Events after a number, and those to come.
     pub fn events(&self, after: Option<u64>) -> (Vec<Arc<Event>>, broadcast::Receiver<Arc<Event>>) {
         self.0.events.read(after)
@@ -289,24 +443,25 @@ impl Deployments {
 
     /// Waits until a deployment has ended.
     pub async fn ended(&self, id: &DeploymentId) -> Option<(Summary, Exit)> {
-        let mut ended = self.0.ended.subscribe();
+        let mut changes = self.changes();
         loop {
-            ended.borrow_and_update();
+            changes.borrow_and_update();
             match self.get(id)? {
                 (summary, Some(exit)) => return Some((summary, exit)),
-                (_, None) => ended.changed().await.ok()?,
+                (_, None) => changes.changed().await.ok()?,
             }
         }
     }
 
-    /// Cancels everything and waits until every node is as it was found.
+    /// Takes nothing new, cancels everything and waits until every node is as it was found.
     pub async fn shut_down(&self) {
-        let running: Vec<_> = self.list().into_iter().filter(|summary| summary.ended.is_none()).collect();
-        for summary in &running {
-            self.cancel(&summary.deployment);
+        self.0.closing.store(true, Ordering::SeqCst);
+        let running: Vec<_> = self.list().into_iter().filter(|listed| listed.ended.is_none()).collect();
+        for listed in &running {
+            self.cancel(&listed.deployment);
         }
-        for summary in &running {
-            self.ended(&summary.deployment).await;
+        for listed in &running {
+            self.ended(&listed.deployment).await;
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::wire::message::{Failure, FailureKind, Fetch, Notice, Push, Reply, Req
 use super::cycle::Cycle;
 use super::error::CycleError;
 use super::event::{Bytes, Step};
-use super::path::{Bring, Established, Interrupt};
+use super::path::{Bring, Established, Interrupt, Path};
 
 /// Notices that may wait for their reader; more are the engine's to hold back.
 const NOTICES_MAX: usize = 64;
@@ -57,8 +57,13 @@ pub async fn send(
                 message,
             }))) if established.bring == Bring::Fetch => {
                 established.bring = Bring::Push;
-                let why =
+                let lost =
                     format!("return traffic lost ({message}): payload travels down the control connection");
+                // Inside SSH already, this is one reason more.
+                let why = match cycle.path.take() {
+                    Some((Path::Tunnel, why)) => format!("{why}; {lost}"),
+                    _ => lost,
+                };
                 cycle.took(established.path(), why);
             }
             Err(error) => return Err(error),

@@ -1,8 +1,77 @@
-//! From outcomes to the exit code, which is HP SUM's.
+//! From outcomes to the exit code, which is HP SUM's, and the summary as programs read it.
+
+use serde::Serialize;
 
 use crate::firmware::outcome::{Exit, Outcome};
 
 use super::event::{NodeResult, NodeSummary, Summary};
+
+/// A summary with its exit code: the one shape that the command line's last line and the API share.
+#[derive(Debug, Serialize)]
+pub struct Report<'a> {
+    /// The deployment.
+    pub summary: &'a Summary,
+    /// The exit code; none while it runs.
+    pub exit: Option<u8>,
+}
+
+/// How many nodes stand where.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Wait or are under way.
+    pub running: usize,
+    /// Ended well.
+    pub done: usize,
+    /// Ended badly.
+    pub failed: usize,
+    /// Were cancelled.
+    pub cancelled: usize,
+    /// Were never begun.
+    pub skipped: usize,
+}
+
+/// Nodes as a JSON object by address. A list of pairs keeps the fleet's order in memory; an object with that order is
+/// what a reader looks things up in.
+pub mod by_address {
+    use std::fmt;
+
+    use serde::de::{MapAccess, Visitor};
+    use serde::{Deserializer, Serializer};
+
+    use super::NodeSummary;
+
+    type Nodes = Vec<(String, NodeSummary)>;
+
+    /// # Errors
+    /// The serializer's.
+    pub fn serialize<S: Serializer>(nodes: &Nodes, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(nodes.iter().map(|(address, node)| (address, node)))
+    }
+
+    /// # Errors
+    /// The deserializer's.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Nodes, D::Error> {
+        struct InOrder;
+
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Nodes;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("nodes by address")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Nodes, A::Error> {
+                let mut nodes = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    nodes.push(entry);
+                }
+                Ok(nodes)
+            }
+        }
+
+        deserializer.deserialize_map(InOrder)
+    }
+}
 
 impl Outcome {
     /// Whether the component did not end as it should.
@@ -20,6 +89,26 @@ impl Summary {
     /// A node's part.
     pub fn node_mut(&mut self, index: usize) -> Option<&mut NodeSummary> {
         self.nodes.get_mut(index).map(|(_, node)| node)
+    }
+
+    /// How many nodes stand where.
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        for (_, node) in &self.nodes {
+            *match node.result {
+                NodeResult::Running => &mut counts.running,
+                NodeResult::Done => &mut counts.done,
+                NodeResult::Failed => &mut counts.failed,
+                NodeResult::Cancelled => &mut counts.cancelled,
+                NodeResult::Skipped => &mut counts.skipped,
+            } += 1;
+        }
+        counts
+    }
+
+    /// With its exit code, once it has ended.
+    pub fn report(&self) -> Report<'_> {
+        Report { summary: self, exit: self.ended.is_some().then(|| self.exit() as u8) }
     }
 
     /// The exit code of the deployment as it stands.
@@ -104,5 +193,32 @@ mod tests {
             serde_json::json!({"id": "bios", "from": "1", "to": "2", "outcome": "updated-reboot-needed"})
         );
         assert_eq!(serde_json::from_value::<ComponentSummary>(json).unwrap(), component);
+    }
+
+    #[test]
+    fn nodes_are_an_object_in_the_fleets_order() {
+        let node = NodeSummary {
+            result: NodeResult::Running,
+            path: None,
+            path_why: None,
+            error: None,
+            components: Vec::new(),
+            outstanding_traces: Vec::new(),
+        };
+        let summary = Summary {
+            deployment: "x".parse().unwrap(),
+            retry_of: None,
+            started: String::new(),
+            ended: None,
+            baseline: "demo".into(),
+            cancelled: false,
+            nodes: vec![("b".into(), node.clone()), ("a".into(), node)],
+        };
+        let text = serde_json::to_string(&summary.report()).unwrap();
+        assert!(text.find("\"b\":{").unwrap() < text.find("\"a\":{").unwrap(), "{text}");
+        assert!(text.ends_with("\"exit\":null}"), "{text}");
+        let read: Summary = serde_json::from_str(&serde_json::to_string(&summary).unwrap()).unwrap();
+        assert_eq!(read, summary);
+        assert_eq!(summary.counts(), Counts { running: 2, ..Counts::default() });
     }
 }

@@ -25,10 +25,10 @@ const FIRST_WAIT: Duration = Duration::from_secs(5);
 const WAIT_MAX: Duration = Duration::from_secs(300);
 
 /// Which deployment on which node.
-type Place = (DeploymentId, String);
+type At = (DeploymentId, String);
 
 /// When a place is tried again, and how long it was waited for.
-type Waiting = HashMap<Place, (Instant, Duration)>;
+type Waiting = HashMap<At, (Instant, Duration)>;
 
 impl Deployments {
     /// Takes back what is outstanding, now; what runs in this process excepted.
@@ -63,11 +63,11 @@ impl Deployments {
     async fn sweep_due(&self, waiting: &mut Waiting) -> Result<(), StoreError> {
         let _alone = self.0.sweeping.lock().await;
         let mut left = recover::left(&self.0.store, |id, node| self.is_live(id, node)).await?;
-        let places: Vec<Place> = left.iter().map(place).collect();
+        let places: Vec<At> = left.iter().map(place).collect();
         waiting.retain(|place, _| places.contains(place));
         let now = Instant::now();
         left.retain(|left| waiting.entry(place(left)).or_insert((now + FIRST_WAIT, FIRST_WAIT)).0 <= now);
-        let tried: Vec<Place> = left.iter().map(place).collect();
+        let tried: Vec<At> = left.iter().map(place).collect();
         let swept = self.take_back(left, None).await;
         for tried in tried {
             let still = swept.iter().any(|trace| {
@@ -96,7 +96,7 @@ impl Deployments {
     }
 
     /// Whether a deployment of this process still works on the node, or will.
-    fn is_live(&self, id: &DeploymentId, node: &Node) -> bool {
+    pub(super) fn is_live(&self, id: &DeploymentId, node: &Node) -> bool {
         let known = self.known();
         let nodes = known.get(id).map(|known| known.summary.nodes.as_slice()).unwrap_or_default();
         nodes
@@ -106,14 +106,14 @@ impl Deployments {
 
     /// A node with better credentials than the journal has: given now, or by the API when the deployment began.
     fn knows(&self, id: &DeploymentId, node: &Node, fleet: Option<&Fleet>) -> Option<Node> {
-        let same = |other: &&Node| other.host() == node.host() && other.port == node.port;
+        let same = |other: &&Node| recover::place(other) == recover::place(node);
         let given = fleet.and_then(|fleet| fleet.nodes.iter().find(same)).cloned();
         given.or_else(|| self.known().get(id)?.nodes.iter().find(same).cloned())
     }
 
     /// Makes the summaries say what is still there.
     async fn correct(&self, swept: &[Swept]) {
-        let mut places: Vec<Place> =
+        let mut places: Vec<At> =
             swept.iter().map(|trace| (trace.deployment.clone(), trace.node.clone())).collect();
         places.sort();
         places.dedup();
@@ -124,6 +124,7 @@ impl Deployments {
             let still: Vec<String> = still.collect();
             let known = self.known().get_mut(&id).map(|known| {
                 list(&mut known.summary, &node, &still);
+                known.forget_credentials();
                 known.summary.clone()
             });
             let summary = match known {
@@ -138,7 +139,7 @@ impl Deployments {
     }
 }
 
-fn place(left: &Left) -> Place {
+fn place(left: &Left) -> At {
     (left.deployment.clone(), left.node.address.clone())
 }
 

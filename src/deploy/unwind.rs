@@ -99,6 +99,9 @@ pub async fn take_back(
                 Ok(session) => session,
                 Err(error) => {
                     last = crate::error::explain(&error);
+                    if error.is_final() {
+                        break; // they do not come back by waiting
+                    }
                     tokio::time::sleep(Duration::from_millis(250 << attempt)).await;
                     continue;
                 }
@@ -119,7 +122,12 @@ pub async fn take_back(
                 });
                 return (Some(live), told.collect());
             }
-            Err(error) => last = crate::error::explain(&error),
+            Err(error) => {
+                last = crate::error::explain(&error);
+                if error.is_final() {
+                    break;
+                }
+            }
         }
     }
     (None, undos.iter().map(|_| Err(last.clone())).collect())

@@ -2,18 +2,22 @@
 //!
 //! A deployment adds a name per node, whose certificate and client verifier belong to that node alone, and takes it
 //! away when done; the console is the default. TLS 1.3 only. Everything is bounded: connections, handshakes,
-//! headers. It must never answer a name nobody added, unless there is a default. [`identity`] is the box's own
-//! certificate, which the console is served with.
+//! headers, request bodies ([`body`]). It must never answer a name nobody added, unless there is a default. [`identity`]
+//! is the box's own certificate, which the console is served with.
 
+pub mod body;
 pub mod identity;
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
@@ -21,9 +25,13 @@ use rustls::server::Acceptor;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::LazyConfigAcceptor;
+use tower::ServiceExt as _;
 
 /// Connections at once; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 1_024;
+
+/// Connections at once from one address: nobody takes all places. Many nodes may stand behind one address.
+const CONNECTIONS_PER_PEER_MAX: usize = CONNECTIONS_MAX / 2;
 
 /// A client that has not finished its handshake by then is let go.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
@@ -118,6 +126,7 @@ impl Listener {
     /// Serves until `shutdown` ends.
     pub async fn serve(self, registry: Registry, shutdown: impl Future<Output = ()>) {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let peers = Peers::default();
         tokio::pin!(shutdown);
         loop {
             let accepted = tokio::select! {
@@ -132,14 +141,50 @@ impl Listener {
                     continue;
                 }
             };
+            let Some(counted) = peers.enter(peer.ip().to_canonical()) else { continue };
             let Ok(place) = places.clone().acquire_owned().await else { return };
             let registry = registry.clone();
             tokio::spawn(async move {
                 if let Err(error) = connection(stream, peer, &registry).await {
                     tracing::debug!(%peer, error = %error, "connection ended");
                 }
-                drop(place);
+                drop((place, counted));
             });
+        }
+    }
+}
+
+/// How many connections each address has.
+#[derive(Clone, Default)]
+struct Peers(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// A connection that is counted until it is dropped.
+struct Counted(Peers, IpAddr);
+
+impl Peers {
+    fn all(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, peer: IpAddr) -> Option<Counted> {
+        let mut all = self.all();
+        let count = all.entry(peer).or_default();
+        if *count >= CONNECTIONS_PER_PEER_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(Counted(self.clone(), peer))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut all = self.0.all();
+        if let Some(count) = all.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.1);
+            }
         }
     }
 }
@@ -172,9 +217,30 @@ async fn connection(
         Ok((start.into_stream(tls).await?, app))
     };
     let (stream, app) = tokio::time::timeout(HANDSHAKE_MAX, handshake).await??;
-    let service = TowerToHyperService::new(app.layer(axum::Extension(peer)));
+    let service = TowerToHyperService::new(app.map_request(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        request.map(|incoming| Body::new(body::Timed::new(incoming)))
+    }));
     let mut http = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
     http.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_MAX);
     http.http2().timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(20)));
     http.serve_connection(TokioIo::new(stream), service).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_cannot_take_all_places() {
+        let peers = Peers::default();
+        let one: IpAddr = "fd00::1".parse().unwrap();
+        let mut counted: Vec<_> = std::iter::from_fn(|| peers.enter(one)).take(CONNECTIONS_MAX).collect();
+        assert_eq!(counted.len(), CONNECTIONS_PER_PEER_MAX);
+        assert!(peers.enter("fd00::2".parse().unwrap()).is_some());
+        counted.pop();
+        assert!(peers.enter(one).is_some());
+        drop(counted);
+        assert!(peers.all().is_empty());
+    }
 }

@@ -6,6 +6,7 @@
 //! tried, a panic ends in a bounded reboot.
 
 mod journal_socket;
+mod listen;
 mod modules;
 mod mounts;
 mod power;
@@ -16,7 +17,6 @@ mod supervise;
 mod turn;
 mod uevents;
 
-use std::os::fd::OwnedFd;
 use std::panic::{self, AssertUnwindSafe};
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use listen::Serve;
 use modules::{Modules, Stage};
 use power::Buttons;
 use shutdown::Exit;
@@ -73,9 +74,9 @@ struct Machine {
     modules: Modules,
     uevents: Option<Uevents>,
     buttons: Buttons,
+    stage: Stage,
     supervisor: Supervisor,
-    report: Option<OwnedFd>,
-    output: Option<OwnedFd>,
+    serve: Serve,
 }
 
 type Phase = (&'static str, fn(&mut Machine) -> Result<(), InitError>);
@@ -130,9 +131,7 @@ fn live() -> Exit {
             Err(error) => screen::say(&format!("{name}: {}", crate::error::chain(&error))),
         }
     }
-    let exit = turn::until_asked_to_stop(&mut machine);
-    shutdown::stop_serve(machine.supervisor.pid());
-    exit
+    turn::until_down(&mut machine)
 }
 
 /// Signals are read from a descriptor, never handled. Ctrl-Alt-Del becomes SIGINT instead of an instant reset.
@@ -156,7 +155,7 @@ fn coldplug(machine: &mut Machine) -> Result<(), InitError> {
     for name in ["button", "evdev"] {
         machine.modules.load(name);
     }
-    machine.modules.load_for_present_devices(Stage::WithoutDisks);
+    machine.modules.load_for_present_devices(machine.stage);
     turn::drain_uevents(machine);
     Ok(())
 }

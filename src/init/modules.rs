@@ -24,9 +24,10 @@ pub struct Modules {
 }
 
 /// Probing disks takes longer than all the rest, and the box is reachable without them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Stage {
     /// Before `serve`: everything but disk controllers.
+    #[default]
     WithoutDisks,
     /// Once `serve` is reachable.
     Everything,

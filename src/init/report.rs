@@ -1,7 +1,7 @@
 //! What `serve` tells init over the inherited socket: one JSON line a message.
 //!
 //! `serve` gets the socket's number with `--init-fd N`. It sends `Ready` once it accepts connections, and again
-//! whenever its addresses change. Append-only, like every protocol here.
+//! whenever its addresses change; `Stopping` when it was asked to end and nodes keep it waiting. Append-only, like every protocol here.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -17,7 +17,21 @@ pub const REPORT_BYTES_MAX: usize = 8192;
 pub enum Report {
     /// The console is reachable.
     Ready(Ready),
+    /// It was asked to end, and waits.
+    Stopping(Stopping),
 }
+
+/// What keeps `serve` from ending.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stopping {
+    /// How many nodes are not yet as they were found.
+    pub nodes: usize,
+    /// The first of them.
+    pub first: Vec<String>,
+}
+
+/// The most nodes that `Stopping` names, so that it fits a line.
+pub const STOPPING_NAMES_MAX: usize = 8;
 
 /// How to reach the console.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -39,6 +39,8 @@ enum State {
     Due { at: Instant, deaths: u32 },
     /// Alive since a time.
     Running { pid: Pid, since: Instant, deaths: u32 },
+    /// Asked to end, and not to be started again.
+    Ending { pid: Pid },
 }
 
 /// Decides when `serve` is started.
@@ -62,14 +64,14 @@ impl Supervisor {
     pub fn wakes_at(&self) -> Option<Instant> {
         match self.state {
             State::Due { at, .. } => Some(at),
-            State::Idle | State::Running { .. } => None,
+            State::Idle | State::Running { .. } | State::Ending { .. } => None,
         }
     }
 
     /// The running process.
     pub fn pid(&self) -> Option<Pid> {
         match self.state {
-            State::Running { pid, .. } => Some(pid),
+            State::Running { pid, .. } | State::Ending { pid } => Some(pid),
             State::Idle | State::Due { .. } => None,
         }
     }
@@ -81,16 +83,26 @@ impl Supervisor {
         }
     }
 
-    /// It died, or could not be started. Returns the time until the next start.
-    pub fn ended(&mut self, now: Instant) -> Duration {
+    /// It is not wanted any more. Returns the process that is to end, if there is one.
+    pub fn end(&mut self) -> Option<Pid> {
+        let pid = self.pid();
+        self.state = pid.map_or(State::Idle, |pid| State::Ending { pid });
+        pid
+    }
+
+    /// It died, or could not be started. Returns the time until the next start, if there is one.
+    pub fn ended(&mut self, now: Instant) -> Option<Duration> {
         let deaths = match self.state {
             State::Running { since, .. } if now.saturating_duration_since(since) >= GOOD_LIFE => 1,
             State::Running { deaths, .. } | State::Due { deaths, .. } => deaths.saturating_add(1),
-            State::Idle => return Duration::ZERO,
+            State::Idle | State::Ending { .. } => {
+                self.state = State::Idle;
+                return None;
+            }
         };
         let wait = backoff(deaths);
         self.state = State::Due { at: now + wait, deaths };
-        wait
+        Some(wait)
     }
 }
 
@@ -119,7 +131,14 @@ pub fn start() -> io::Result<Child> {
     let mut command = Command::new("/proc/self/exe");
     command
         .arg0("carena")
-        .args(["serve", "--appliance", "--init-fd", &inherited.to_string()])
+        .args([
+            "serve",
+            "--state",
+            crate::paths::STATE_ROOT,
+            "--appliance",
+            "--init-fd",
+            &inherited.to_string(),
+        ])
         .env_clear()
         .current_dir("/")
         .stdin(Stdio::null())
@@ -197,7 +216,7 @@ mod tests {
         let mut waits = Vec::new();
         for _ in 0..40 {
             supervisor.started(Pid::from_raw(2), now);
-            waits.push(supervisor.ended(now));
+            waits.push(supervisor.ended(now).unwrap());
             now += BACKOFF_MAX;
         }
         assert_eq!(waits[0], BACKOFF_FIRST);
@@ -210,7 +229,7 @@ mod tests {
         let now = Instant::now();
         let mut supervisor =
             Supervisor { state: State::Running { pid: Pid::from_raw(2), since: now, deaths: 9 } };
-        assert_eq!(supervisor.ended(now + GOOD_LIFE), BACKOFF_FIRST);
+        assert_eq!(supervisor.ended(now + GOOD_LIFE), Some(BACKOFF_FIRST));
     }
 
     #[test]
@@ -222,7 +241,19 @@ mod tests {
         assert!(supervisor.is_due(now));
         supervisor.started(Pid::from_raw(2), now);
         assert_eq!((supervisor.pid(), supervisor.is_due(now)), (Some(Pid::from_raw(2)), false));
-        let wait = supervisor.ended(now);
+        let wait = supervisor.ended(now).unwrap();
         assert!(!supervisor.is_due(now) && supervisor.is_due(now + wait));
+    }
+
+    #[test]
+    fn what_is_asked_to_end_is_not_started_again() {
+        let now = Instant::now();
+        let mut supervisor = Supervisor::default();
+        supervisor.begin(now);
+        supervisor.started(Pid::from_raw(2), now);
+        assert_eq!(supervisor.end(), Some(Pid::from_raw(2)));
+        assert_eq!(supervisor.pid(), Some(Pid::from_raw(2)));
+        assert_eq!(supervisor.ended(now), None);
+        assert_eq!((supervisor.pid(), supervisor.is_due(now)), (None, false));
     }
 }

@@ -4,6 +4,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recvfrom, setsockopt, socket, sockopt,
 };
@@ -20,6 +21,14 @@ const KERNEL_GROUP: u32 = 1;
 /// The socket.
 pub struct Uevents {
     socket: OwnedFd,
+}
+
+/// What the socket gives.
+pub enum Heard {
+    /// An event.
+    Event(Uevent),
+    /// More came than there was room for: what is there now must be looked at.
+    Lost,
 }
 
 /// The fields of an event that init cares for.
@@ -48,13 +57,17 @@ impl Uevents {
         Ok(Self { socket })
     }
 
-    /// The next event that has already arrived.
-    pub fn next(&self) -> Option<Uevent> {
+    /// The next thing that has already arrived.
+    pub fn next(&self) -> Option<Heard> {
         let mut buffer = [0_u8; EVENT_BYTES_MAX];
         loop {
-            let (length, from) = recvfrom::<NetlinkAddr>(self.socket.as_raw_fd(), &mut buffer).ok()?;
-            if from.is_some_and(|address| address.pid() == 0) {
-                return Some(parse(buffer.get(..length).unwrap_or_default()));
+            match recvfrom::<NetlinkAddr>(self.socket.as_raw_fd(), &mut buffer) {
+                Ok((length, Some(from))) if from.pid() == 0 => {
+                    return Some(Heard::Event(parse(buffer.get(..length).unwrap_or_default())));
+                }
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(Errno::ENOBUFS) => return Some(Heard::Lost),
+                Err(_) => return None,
             }
         }
     }

@@ -182,17 +182,19 @@ fn usable(message: &AddressMessage) -> Option<IpAddr> {
 /// Tells of changes of links and addresses.
 pub struct Watch {
     messages: futures_util::stream::BoxStream<'static, ()>,
+    left: Settings,
     handle: Handle,
     driver: tokio::task::JoinHandle<()>,
 }
 
-/// Begins to watch. Do so before the first [`addresses`], so that no change falls in between.
-pub fn watch() -> Result<Watch, NetError> {
+/// Begins to watch. Do so before the first [`addresses`], so that no change falls in between. `left` is set as soon as
+/// its link appears.
+pub fn watch(left: Settings) -> Result<Watch, NetError> {
     let groups = [MulticastGroup::Link, MulticastGroup::Ipv6Ifaddr, MulticastGroup::Ipv4Ifaddr];
     let (connection, handle, messages) =
         rtnetlink::new_multicast_connection(&groups).map_err(NetError::Open)?;
     let driver = tokio::spawn(connection);
-    Ok(Watch { messages: messages.map(|_| ()).boxed(), handle, driver })
+    Ok(Watch { messages: messages.map(|_| ()).boxed(), left, handle, driver })
 }
 
 impl Watch {
@@ -200,7 +202,16 @@ impl Watch {
     /// `None` when the kernel's messages have ended.
     pub async fn changed(&mut self) -> Option<Result<Vec<Address>, NetError>> {
         self.messages.next().await?;
-        Some(configure(&self.handle, &Settings::default()).await)
+        let configured = match configure(&self.handle, &self.left).await {
+            // Told once, when the network came up.
+            Err(NetError::NoLink { .. }) => list(&self.handle).await,
+            // Set or refused: not tried again, since every try is itself a change.
+            other => {
+                self.left = Settings::default();
+                other
+            }
+        };
+        Some(configured)
     }
 }
 

@@ -22,7 +22,7 @@ use carena::wire::message::{
     Fetch, FromEngine, Install, Push, Reply, Request, StartConfig, Started, ToEngine,
 };
 
-use crate::cycle::{baseline, deploy, kill, run};
+use crate::deployment::{baseline, deploy, kill, run};
 use crate::lab::Lab;
 
 /// Waits until `done`, at most so many seconds.
@@ -54,17 +54,14 @@ fn a_silent_box_is_not_waited_for_but_its_installer_is() {
     let mut child =
         lab.carena(&["deploy", fleet.to_str().unwrap(), "--json"]).stdout(Stdio::null()).spawn().unwrap();
     until("the installer runs", 60, || !lab.on_node(1, "cat /var/lib/thing-began").is_empty());
-    let cable = |how: &str| {
-        assert!(lab.hub_command("ip").args(["link", "set", "v1", how]).status().unwrap().success());
-    };
-    cable("down");
+    lab.link(1, "down");
     kill(&child, nix::sys::signal::Signal::SIGKILL);
     child.wait().unwrap();
     until("the installer ends", 60, || lab.on_node(1, "cat /var/lib/thing") == "2.0\n");
     // Longer than the lease, and the engine was still there for it.
     assert!(lab.on_node(1, "cat /var/lib/thing-home").starts_with("/var/tmp/carena-"));
     until("the engine has gone by itself", 30, || left(&lab, 1) == before);
-    cable("up");
+    lab.link(1, "up");
     let swept = run(&mut lab.carena(&["sweep", "--json"]));
     assert!(matches!(swept.exit, 0 | 3), "{}", swept.all);
     assert_eq!(left(&lab, 1), before);

@@ -10,7 +10,7 @@ use carena::wire::firewall::{
 };
 use serde_json::Value;
 
-use crate::cycle::{baseline, deploy, run};
+use crate::deployment::{baseline, deploy, run};
 use crate::lab::Lab;
 
 const NONE: &str = "for t in iptables ip6tables; do $t -P INPUT ACCEPT; $t -F; done; nft flush ruleset\n";
@@ -212,7 +212,7 @@ fn a_silent_box_leaves_no_rule_in_any_kind_of_firewall() {
         }
     }
     assert_eq!(installing, nodes.len());
-    crate::cycle::kill(&child, nix::sys::signal::Signal::SIGKILL);
+    crate::deployment::kill(&child, nix::sys::signal::Signal::SIGKILL);
     child.wait().unwrap();
     // The installer ends, then the lease, then nothing is left.
     let end = std::time::Instant::now() + std::time::Duration::from_secs(60);

@@ -1,13 +1,11 @@
 //! A deployment succeeds on the worst of the networks: each direction is cut by real rules, before and in the middle,
 //! and the bytes that had arrived are not sent again.
 
-use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::cycle::{Run, baseline, deploy};
+use crate::deployment::{Run, apart_from_thing, baseline, baseline_of, deploy, deploy_watched};
 use crate::lab::Lab;
 
 /// The box's HTTPS ports and the engines', as the product tries them.
@@ -15,9 +13,8 @@ const BACK: &str = "tcp dport 63002-63065";
 const THERE: &str = "tcp dport 62286-62317";
 
 /// A payload of so many MiB whose installer is quick.
-fn large(lab: &Lab, name: &str, mebibytes: usize) -> PathBuf {
-    let filler = "carena ".repeat(mebibytes * 1024 * 1024 / 7);
-    baseline(lab, name, &format!("echo 2.0 > /var/lib/thing\nexit 0\n# {filler}"))
+fn large(lab: &Lab, mebibytes: usize) -> PathBuf {
+    baseline_of(lab, "large", "echo 2.0 > /var/lib/thing", mebibytes * 1024 * 1024)
 }
 
 /// Cuts what a node sends to the box's port, or what reaches the engine's, by a table in front of all others.
@@ -37,25 +34,19 @@ fn mend(lab: &Lab, k: usize) {
 }
 
 /// Deploys, and does something at the `count`th progress of a payload to some node.
-pub fn deploy_and(lab: &Lab, fleet: &Path, count: usize, mut act: impl FnMut()) -> Run {
-    let mut child =
-        lab.carena(&["deploy", fleet.to_str().unwrap(), "--json"]).stdout(Stdio::piped()).spawn().unwrap();
-    let (mut met, mut all, mut last) = (0, String::new(), String::new());
-    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
-        last = line.unwrap();
-        all.push_str(&last);
-        all.push('\n');
-        let event: Value = serde_json::from_str(&last).unwrap_or_default();
+fn deploy_and(lab: &Lab, fleet: &Path, count: usize, mut act: impl FnMut()) -> Run {
+    let mut met = 0;
+    let run = deploy_watched(lab, fleet, |event| {
         if event["step"] == "send" && event["bytes"]["done"].as_u64().is_some_and(|done| done > 0) {
             met += 1;
             if met == count {
                 act();
             }
         }
-    }
-    assert!(met >= count, "the payload was never on its way: {all}");
-    let summary = serde_json::from_str::<Value>(&last).unwrap_or_default()["summary"].clone();
-    Run { exit: child.wait().unwrap().code().unwrap(), summary, stderr: String::new(), all }
+        None
+    });
+    assert!(met >= count, "the payload was never on its way: {}", run.all);
+    run
 }
 
 /// What a node's transfer took: bytes, and how often it was taken up again.
@@ -80,18 +71,13 @@ fn assert_path(run: &Run, lab: &Lab, k: usize, path: &str, why: &str) {
     assert_eq!(lab.on_node(k, "cat /var/lib/thing"), "2.0\n");
 }
 
-/// Without what the installer was to bring.
-fn left(lab: &Lab, k: usize) -> String {
-    lab.snapshot(k).lines().filter(|line| *line != "/var/lib/thing").map(|line| format!("{line}\n")).collect()
-}
-
 #[test]
 fn an_open_network_is_direct_and_a_blocked_way_back_is_push() {
     let lab = Lab::up(3);
-    let before = [left(&lab, 1), left(&lab, 2), left(&lab, 3)];
+    let before = [apart_from_thing(&lab, 1), apart_from_thing(&lab, 2), apart_from_thing(&lab, 3)];
     cut(&lab, 2, "output", BACK, "drop");
     cut(&lab, 3, "output", BACK, "reject");
-    let payload = large(&lab, "large", 4);
+    let payload = large(&lab, 4);
     let done = deploy(&lab, &lab.fleet(&[1, 2, 3], payload.to_str().unwrap(), ""));
     assert_path(&done, &lab, 1, "direct", "fetches from the box");
     for k in [2, 3] {
@@ -99,25 +85,25 @@ fn an_open_network_is_direct_and_a_blocked_way_back_is_push() {
         assert_eq!(sent(&done, &lab, k).1, 0);
         mend(&lab, k);
     }
-    assert_eq!([left(&lab, 1), left(&lab, 2), left(&lab, 3)], before);
+    assert_eq!([apart_from_thing(&lab, 1), apart_from_thing(&lab, 2), apart_from_thing(&lab, 3)], before);
 }
 
 #[test]
 fn a_blocked_port_is_a_tunnel_even_where_the_firewall_may_be_opened() {
     let lab = Lab::up(3);
-    let before = [left(&lab, 1), left(&lab, 2), left(&lab, 3)];
+    let before = [apart_from_thing(&lab, 1), apart_from_thing(&lab, 2), apart_from_thing(&lab, 3)];
     cut(&lab, 1, "input", THERE, "drop");
     cut(&lab, 2, "input", THERE, "reject");
     cut(&lab, 3, "input", THERE, "drop");
     lab.on_node(3, &format!("nft 'add chain inet cut output {{ type filter hook output priority -10; }}'; nft add rule inet cut output {BACK} reject"));
-    let payload = large(&lab, "large", 4);
+    let payload = large(&lab, 4);
     let done = deploy(&lab, &lab.fleet(&[1, 2, 3], payload.to_str().unwrap(), ""));
     for k in [1, 2, 3] {
         assert_path(&done, &lab, k, "tunnel", "blocked");
         assert_eq!(sent(&done, &lab, k).1, 0);
         mend(&lab, k);
     }
-    assert_eq!([left(&lab, 1), left(&lab, 2), left(&lab, 3)], before);
+    assert_eq!([apart_from_thing(&lab, 1), apart_from_thing(&lab, 2), apart_from_thing(&lab, 3)], before);
 }
 
 #[test]
@@ -127,7 +113,7 @@ fn without_leave_to_open_no_firewall_is_touched_and_one_session_without_forwardi
         let set = "printf 'MaxSessions 1\\nAllowTcpForwarding no\\n' >> /etc/ssh/sshd_config; kill -HUP 1";
         lab.on_node(k, set);
     }
-    let before = [left(&lab, 1), left(&lab, 2)];
+    let before = [apart_from_thing(&lab, 1), apart_from_thing(&lab, 2)];
     let rules = "{ ip6tables-save; nft -s list ruleset; } | sed -e 's/\\[[0-9:]*\\]//' -e /^#/d";
     let witness =
         format!("{{ {rules}; }} > /var/lib/thing\nmv /var/lib/thing /tmp/rules\necho 2.0 > /var/lib/thing\n");
@@ -140,14 +126,14 @@ fn without_leave_to_open_no_firewall_is_touched_and_one_session_without_forwardi
     }
     assert!(!done.all.contains("\"step\":\"open\""), "{}", done.all);
     assert!(!done.all.contains("\"state\":\"retry\""), "{}", done.all);
-    assert_eq!([left(&lab, 1), left(&lab, 2)], before);
+    assert_eq!([apart_from_thing(&lab, 1), apart_from_thing(&lab, 2)], before);
 }
 
 /// 12 MiB at 4 MiB a second, cut after the first of them.
 fn cut_in_the_middle(cuts: &[(&str, &str)], verdict: &str, path: &str, why: &str) {
     let lab = Lab::up(1);
-    let before = left(&lab, 1);
-    let payload = large(&lab, "large", 12);
+    let before = apart_from_thing(&lab, 1);
+    let payload = large(&lab, 12);
     let fleet = lab.fleet(&[1], payload.to_str().unwrap(), "bandwidth_max = 4_194_304");
     let done = deploy_and(&lab, &fleet, 4, || {
         for (hook, matches) in cuts {
@@ -159,7 +145,7 @@ fn cut_in_the_middle(cuts: &[(&str, &str)], verdict: &str, path: &str, why: &str
     assert_eq!(bytes, std::fs::metadata(payload.join("payload")).unwrap().len(), "sent twice: {}", done.all);
     assert!(resumes > 0, "{}", done.all);
     mend(&lab, 1);
-    assert_eq!(left(&lab, 1), before);
+    assert_eq!(apart_from_thing(&lab, 1), before);
 }
 
 #[test]
@@ -186,8 +172,8 @@ fn a_port_and_a_way_back_that_are_rejected_in_the_middle_go_on_as_tunnel() {
 #[test]
 fn a_push_whose_port_is_cut_in_the_middle_goes_on_as_tunnel_at_the_byte() {
     let lab = Lab::up(2);
-    let before = [left(&lab, 1), left(&lab, 2)];
-    let payload = large(&lab, "large", 12);
+    let before = [apart_from_thing(&lab, 1), apart_from_thing(&lab, 2)];
+    let payload = large(&lab, 12);
     for k in [1, 2] {
         cut(&lab, k, "output", BACK, "reject");
     }
@@ -205,14 +191,14 @@ fn a_push_whose_port_is_cut_in_the_middle_goes_on_as_tunnel_at_the_byte() {
         assert!(bytes == size && resumes > 0, "{bytes} of {size}, {resumes}: {}", done.all);
         mend(&lab, k);
     }
-    assert_eq!([left(&lab, 1), left(&lab, 2)], before);
+    assert_eq!([apart_from_thing(&lab, 1), apart_from_thing(&lab, 2)], before);
 }
 
 #[test]
 fn a_cable_that_is_pulled_for_a_while_is_no_failure() {
     let lab = Lab::up(2);
-    let before = [left(&lab, 1), left(&lab, 2)];
-    let payload = large(&lab, "large", 12);
+    let before = [apart_from_thing(&lab, 1), apart_from_thing(&lab, 2)];
+    let payload = large(&lab, 12);
     let fleet = lab.fleet(&[1, 2], payload.to_str().unwrap(), "bandwidth_max = 8_388_608");
     let pull = |k: usize, seconds: u32| {
         let script = format!("ip link set v{k} down; sleep {seconds}; ip link set v{k} up");
@@ -227,5 +213,5 @@ fn a_cable_that_is_pulled_for_a_while_is_no_failure() {
         assert_eq!(sent(&done, &lab, k).0, size);
     }
     assert_eq!(done.exit, 0);
-    assert_eq!([left(&lab, 1), left(&lab, 2)], before);
+    assert_eq!([apart_from_thing(&lab, 1), apart_from_thing(&lab, 2)], before);
 }

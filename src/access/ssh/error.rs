@@ -193,6 +193,27 @@ pub enum AccessError {
     },
 }
 
+impl AccessError {
+    /// Whether the same try again can only end the same: credentials were looked at and refused. Trying again would
+    /// lock the account.
+    pub fn is_final(&self) -> bool {
+        matches!(
+            self,
+            Self::HostKeyChanged { .. }
+                | Self::AuthRejected { .. }
+                | Self::Question { .. }
+                | Self::KeyUnusable
+                | Self::KeyEncrypted
+                | Self::PassphraseWrong
+                | Self::NotRoot { .. }
+                | Self::NotRun { .. }
+                | Self::PrivilegeNeedsPassword { .. }
+                | Self::PrivilegePasswordWrong { .. }
+                | Self::PrivilegeRefused { .. }
+        )
+    }
+}
+
 impl Hinted for AccessError {
     fn hint(&self) -> Option<String> {
         let hint = match self {

@@ -23,7 +23,8 @@ pub enum Become<'a> {
         /// The text.
         prompt: &'a str,
     },
-    /// By su, which asks on its terminal in its own words.
+    /// By su, which asks on its terminal in its own words. Not through root's own login shell, which might write
+    /// to root's home.
     Su,
 }
 
@@ -39,7 +40,7 @@ pub fn command(body: &str, by: &Become<'_>) -> String {
     let become_root = match by {
         Become::Root => return format!("/bin/sh -c '{root}' sh \"$SSH_CONNECTION\""),
         Become::Sudo { prompt } => format!("sudo -S -u root -p '{prompt}%p:' /bin/sh -c '{root}' sh \"$1\""),
-        Become::Su => format!("script='{root}'; exec su root -c \"/bin/sh -c '$script' sh '$1'\""),
+        Become::Su => format!("script='{root}'; exec su -s /bin/sh root -c \"/bin/sh -c '$script' sh '$1'\""),
     };
     let exec = if matches!(by, Become::Su) { "" } else { "exec " };
     let outer = decoded(&format!("{SYSTEM}; echo {PROCESS} $$\n{exec}{become_root}"));

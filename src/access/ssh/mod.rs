@@ -11,13 +11,15 @@ mod ground;
 mod login;
 mod login_shell;
 mod node;
+mod restart;
 mod script;
 mod stream;
+mod tunnel;
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use russh::client;
 use russh::keys::HashAlg;
@@ -25,12 +27,14 @@ use russh::{Channel, Preferred, cipher, kex};
 
 use crate::secret::Secret;
 
+use stream::Prompt;
+
 pub use super::engine_image::{EngineImage, Unpacker};
 pub use error::AccessError;
 pub use firewall::Firewall;
 pub use ground::{Ground, NoPlace, Place};
 pub use node::{Copied, Opened, Undone};
-pub use stream::{Tunnel, TunnelEnd};
+pub use tunnel::{Tunnel, TunnelEnd};
 
 /// A TCP connection takes at most this.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
@@ -101,6 +105,7 @@ pub struct Session {
     host_key: String,
     local: SocketAddr,
     peer: SocketAddr,
+    round_trip: Duration,
     user: String,
     privilege: Privilege,
     /// Whether commands get a terminal: sudo or su has asked for one.
@@ -212,8 +217,9 @@ impl Session {
             .map_err(|source| AccessError::NameNotFound { address: address.clone(), source })?;
         let mut last = AccessError::NoAddress { address: address.clone() };
         for peer in peers {
+            let asked = Instant::now();
             match tokio::time::timeout(CONNECT_MAX, tokio::net::TcpStream::connect(peer)).await {
-                Ok(Ok(stream)) => return Self::login(target, stream, peer).await,
+                Ok(Ok(stream)) => return Self::login(target, stream, peer, asked.elapsed()).await,
                 Ok(Err(source)) if source.kind() == std::io::ErrorKind::ConnectionRefused => {
                     last = AccessError::Refused { address: address.clone(), port };
                 }
@@ -228,10 +234,11 @@ impl Session {
         target: &Target,
         stream: tokio::net::TcpStream,
         peer: SocketAddr,
+        round_trip: Duration,
     ) -> Result<Self, AccessError> {
         let lost = |source| AccessError::Lost { source };
         let local = stream.local_addr().map_err(|source| lost(source.into()))?;
-        stream.set_nodelay(true).map_err(|source| lost(source.into()))?;
+        let stream = Prompt::new(stream).map_err(|source| lost(source.into()))?;
         let found = Arc::new(Mutex::new(String::new()));
         let pinned = match &target.host_key {
             HostKeyPolicy::FirstUse => None,
@@ -258,6 +265,7 @@ impl Session {
             host_key,
             local,
             peer,
+            round_trip,
             user: target.user.clone(),
             privilege: target.privilege.clone(),
             // su reads from its terminal; sudo says so when it wants one.
@@ -278,6 +286,11 @@ impl Session {
     /// The node's end, its zone included.
     pub fn peer_address(&self) -> SocketAddr {
         self.peer
+    }
+
+    /// How long the node took to accept the connection: one round trip.
+    pub fn round_trip(&self) -> Duration {
+        self.round_trip
     }
 
     /// Ends the connection.

@@ -1,0 +1,149 @@
+//! `/api/v1`: what programs, and the page, call. Each handler asks `deploy` and puts the answer into JSON.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::Console;
+use super::body;
+use super::problem::Problem;
+use crate::cache::CacheError;
+use crate::deploy::schedule::{Intent, Listed};
+use crate::fleet::Fleet;
+use crate::wire::id::DeploymentId;
+
+/// `GET /healthz`: answers once deployments can be accepted, which is when the port is served.
+pub async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// `POST /api/v1/deployments`: the fleet, and `"dry_run": true` to plan only.
+///
+/// # Errors
+/// A [`Problem`]; no node was touched.
+pub async fn start(
+    State(console): State<Console>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let mut request = body::json(&headers, body).await?;
+    let intent = match request.as_object_mut().and_then(|request| request.remove("dry_run")) {
+        None | Some(Value::Bool(false)) => Intent::Install,
+        Some(Value::Bool(true)) => Intent::DryRun,
+        Some(_) => {
+            let detail =
+                "request: dry_run is true or false (correct it and start again; no node was touched)";
+            return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
+        }
+    };
+    let fleet = Fleet::from_json(request)?;
+    // A name that is no id could be a directory of the box, which is not the caller's to read.
+    let known: Vec<_> =
+        console.0.deployments.baselines().iter().map(|baseline| baseline.id.to_string()).collect();
+    if !known.contains(&fleet.baseline) {
+        return Err(CacheError::Unknown { name: fleet.baseline, known }.into());
+    }
+    let id = console.0.deployments.start(fleet, intent).await?;
+    let location = [(header::LOCATION, format!("/api/v1/deployments/{id}"))];
+    Ok((StatusCode::CREATED, location, Json(json!({"deployment": id}))).into_response())
+}
+
+/// What `GET /api/v1/deployments` answers.
+#[derive(Serialize)]
+pub struct List {
+    /// Newest first.
+    deployments: Vec<Listed>,
+    /// The number of the newest event: a reader that goes on with the events after it misses nothing.
+    newest_event: u64,
+}
+
+/// `GET /api/v1/deployments`
+pub async fn list(State(console): State<Console>) -> Json<List> {
+    // The number first: what happens between the two is told twice rather than never.
+    let newest_event = console.0.deployments.newest_event();
+    Json(List { deployments: console.0.deployments.list(), newest_event })
+}
+
+/// `GET /api/v1/deployments/{id}`: the summary and, once it has ended, the exit code.
+///
+/// # Errors
+/// 404.
+pub async fn read(State(console): State<Console>, Path(id): Path<String>) -> Result<Response, Problem> {
+    let found = parse(&id).and_then(|id| console.0.deployments.get(&id));
+    let (summary, _) = found.ok_or_else(|| Problem::no_deployment(&id))?;
+    Ok(Json(summary.report()).into_response())
+}
+
+/// `POST /api/v1/deployments/{id}/cancel`: asked for, not yet done; as often as one likes.
+///
+/// # Errors
+/// 404.
+pub async fn cancel(State(console): State<Console>, Path(id): Path<String>) -> Result<Response, Problem> {
+    match parse(&id) {
+        Some(known) if console.0.deployments.cancel(&known) => {
+            Ok((StatusCode::ACCEPTED, Json(json!({"deployment": id}))).into_response())
+        }
+        _ => Err(Problem::no_deployment(&id)),
+    }
+}
+
+/// `GET /api/v1/deployments/{id}/inventory`: what each node that was reached is, by address.
+///
+/// # Errors
+/// 404.
+pub async fn inventory(State(console): State<Console>, Path(id): Path<String>) -> Result<Response, Problem> {
+    let known = parse(&id).filter(|id| console.0.deployments.get(id).is_some());
+    let known = known.ok_or_else(|| Problem::no_deployment(&id))?;
+    let by_address: BTreeMap<_, _> = console.0.deployments.inventories(&known).into_iter().collect();
+    Ok(Json(by_address).into_response())
+}
+
+/// A baseline that can be deployed.
+#[derive(Serialize)]
+struct BaselineShown<'a> {
+    id: &'a str,
+    version: &'a str,
+    title: &'a str,
+    components: Vec<ComponentShown<'a>>,
+}
+
+#[derive(Serialize)]
+struct ComponentShown<'a> {
+    id: &'a str,
+    version: &'a str,
+    title: &'a str,
+    size: u64,
+    expected_s: u32,
+}
+
+/// `GET /api/v1/baselines`: what can be deployed.
+pub async fn baselines(State(console): State<Console>) -> Response {
+    let baselines = console.0.deployments.baselines();
+    let shown = baselines.iter().map(|baseline| BaselineShown {
+        id: baseline.id.as_str(),
+        version: &baseline.version,
+        title: &baseline.title,
+        components: baseline
+            .components
+            .iter()
+            .map(|component| ComponentShown {
+                id: component.id.as_str(),
+                version: &component.version,
+                title: &component.title,
+                size: component.size,
+                expected_s: component.expected_s,
+            })
+            .collect(),
+    });
+    Json(json!({"baselines": shown.collect::<Vec<_>>()})).into_response()
+}
+
+fn parse(id: &str) -> Option<DeploymentId> {
+    id.parse().ok()
+}
