@@ -13,6 +13,12 @@ pub fn now_rfc3339() -> String {
     now.format(&Rfc3339).unwrap_or_default()
 }
 
+/// A moment in seconds since 1970, as RFC 3339 in UTC.
+pub fn rfc3339(seconds: i64) -> String {
+    let moment = OffsetDateTime::from_unix_timestamp(seconds).ok();
+    moment.and_then(|moment| moment.format(&Rfc3339).ok()).unwrap_or_default()
+}
+
 /// Now, in seconds since 1970, to compare with another machine's clock.
 pub fn now_s() -> i64 {
     OffsetDateTime::now_utc().unix_timestamp()

@@ -27,7 +27,10 @@ const JOIN_MAX: Duration = Duration::from_secs(15);
 /// An old engine that is told to leave says goodbye within this.
 const LEAVE_MAX: Duration = Duration::from_secs(5);
 
-/// A closed conversation has ended by then.
+/// A goodbye is said by then, or not at all.
+const GOODBYE_MAX: Duration = Duration::from_secs(1);
+
+/// A closed conversation has ended by then, unless a message of the other side's never goes out.
 const CLOSE_MAX: Duration = Duration::from_secs(2);
 
 /// Requests that may wait to be sent.
@@ -170,14 +173,12 @@ impl EngineClient {
             renew_every: RENEW_EVERY_MAX.min(lease / 3).max(Duration::from_millis(100)),
             heard: heard.clone(),
         };
-        let ended = close.clone();
+        let closing = close.subscribe();
         let held = waiting.clone();
         tokio::spawn(async move {
-            let mut closing = ended.subscribe();
             tokio::select! {
-                () = conversation.write(writer, queue, queued_pieces) => {}
+                () = conversation.write(writer, queue, queued_pieces, closing) => {}
                 () = read(reader, &held, &heard) => {}
-                _ = closing.wait_for(|closing| *closing) => {}
             }
             held.end();
         });
@@ -243,13 +244,16 @@ impl Conversation {
         mut writer: WriteHalf<Stream>,
         mut requests: mpsc::Receiver<Vec<u8>>,
         mut pieces: mpsc::Receiver<Vec<u8>>,
+        mut closing: watch::Receiver<bool>,
     ) {
         // A renewal bears a number that no request gets in the life of a connection; its answer is matched by nobody.
         let renewal = frame::encode(&ToEngine { id: u32::MAX, request: Request::Renew }).unwrap_or_default();
-        let mut renew = tokio::time::interval(self.renew_every);
+        let first = tokio::time::Instant::now() + self.renew_every;
+        let mut renew = tokio::time::interval_at(first, self.renew_every);
         loop {
             let bytes = tokio::select! {
                 biased;
+                _ = closing.wait_for(|closing| *closing) => break,
                 _ = renew.tick() => {
                     let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
                     if heard.elapsed() > self.renew_every * RENEWALS_MAX {
@@ -270,7 +274,7 @@ impl Conversation {
             }
         }
         // A goodbye that does not arrive changes nothing.
-        let _ = writer.shutdown().await;
+        let _ = tokio::time::timeout(GOODBYE_MAX, writer.shutdown()).await;
     }
 }
 

@@ -39,10 +39,11 @@ pub async fn push<B: AsRef<[u8]>>(
     progress(from);
     let mut source = open(from);
     let mut pace = Pace::new(from);
-    let mut read: VecDeque<u8> = VecDeque::new();
+    // What was read and how much of it was sent.
+    let mut read: Option<(B, usize)> = None;
     loop {
-        let wanted = usize::try_from(job.size - from).unwrap_or(usize::MAX);
-        let ready = read.len() >= wanted.min(CHUNK_BYTES_MAX);
+        let rest = read.as_ref().and_then(|(bytes, sent)| bytes.as_ref().get(*sent..)).unwrap_or_default();
+        let piece = rest.get(..rest.len().min(CHUNK_BYTES_MAX)).unwrap_or_default();
         tokio::select! {
             biased;
             reply = &mut answer => return reply,
@@ -52,15 +53,18 @@ pub async fn push<B: AsRef<[u8]>>(
                     progress(done);
                 }
             }
-            room = engine.pieces.reserve(), if ready && wanted > 0 && pace.has_room(from) => {
-                let piece: Vec<u8> = read.drain(..wanted.min(CHUNK_BYTES_MAX)).collect();
-                from += piece.len() as u64;
-                room.map_err(|_| ControlError::Lost)?.send(frame::encode_chunk(id, &piece)?);
+            room = engine.pieces.reserve(), if !piece.is_empty() && pace.has_room(from) => {
+                room.map_err(|_| ControlError::Lost)?.send(frame::encode_chunk(id, piece)?);
+                let length = piece.len();
+                from += length as u64;
                 pace.sent(from);
+                if let Some((_, sent)) = &mut read {
+                    *sent += length;
+                }
             }
-            bytes = source.recv(), if !ready => {
+            bytes = source.recv(), if piece.is_empty() && from < job.size => {
                 let short = || Err(std::io::ErrorKind::UnexpectedEof.into());
-                read.extend(bytes.unwrap_or_else(short).map_err(ControlError::Payload)?.as_ref());
+                read = Some((bytes.unwrap_or_else(short).map_err(ControlError::Payload)?, 0));
             }
         }
     }

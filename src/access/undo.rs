@@ -129,3 +129,24 @@ where
     let entry = ledger.record(&undo.clone().into()).await?;
     Ok(Armed { entry, undo })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// **If this test fails, do not change the test**: journals of every earlier version must be taken back.
+    #[test]
+    fn the_journal_reads_as_it_always_did() {
+        for text in [
+            r#"{"kind":"engine-files","directory":"/var/tmp/carena-0190-a"}"#,
+            r#"{"kind":"engine-process","directory":"/var/tmp/carena-0190-a"}"#,
+            r#"{"kind":"firewall-rule","rule":{"tool":{"kind":"iptables","program":"ip6tables","flavour":"nft"},"deployment":"0190-a","from":"fd00::1","port":62286}}"#,
+            r#"{"kind":"firewall-rule","rule":{"tool":{"kind":"iptables","program":"iptables-legacy","flavour":"legacy"},"deployment":"0190-a","from":"192.0.2.1","port":62286}}"#,
+            r#"{"kind":"firewall-rule","rule":{"tool":{"kind":"nft","family":"inet","table":"filter","chain":"input"},"deployment":"0190-a","from":"fd00::1","port":62286}}"#,
+            r#"{"kind":"firewall-rule","rule":{"tool":{"kind":"firewalld","zone":"public","priority":-5},"deployment":"0190-a","from":"fd00::1","port":62286}}"#,
+        ] {
+            let undo: Undo = serde_json::from_str(text).unwrap();
+            assert_eq!(serde_json::to_string(&undo).unwrap(), text);
+        }
+    }
+}

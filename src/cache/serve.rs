@@ -30,6 +30,9 @@ enum Source {
     File(PathBuf, u64),
 }
 
+/// Bytes as they are read; an error ends them.
+pub type Chunks = mpsc::Receiver<std::io::Result<Bytes>>;
+
 /// The payloads of one baseline, by digest. Cloning shares the pace.
 #[derive(Clone, Default)]
 pub struct Payloads {
@@ -55,9 +58,33 @@ impl Payloads {
         self
     }
 
-    /// The limit, for payloads that travel another way than by [`Self::router`]: who sends takes its bytes there first.
-    pub fn pace(&self) -> Option<&Arc<Pace>> {
-        self.pace.as_ref()
+    /// The bytes of one from an offset on, at its pace, for a payload that is pushed.
+    pub fn read(&self, sha256: Sha256, from: u64) -> Chunks {
+        let (sender, paced) = mpsc::channel(1);
+        let (source, pace) = (self.sources.get(&sha256).cloned(), self.pace.clone());
+        tokio::spawn(async move {
+            let mut chunks = match source {
+                Some(Source::Memory(bytes)) => {
+                    let from = usize::try_from(from).unwrap_or(usize::MAX).min(bytes.len());
+                    chunks(bytes.slice(from..)).boxed()
+                }
+                Some(Source::File(path, size)) => {
+                    let at_once = if pace.is_some() { pace::CHUNK_BYTES } else { CHUNK_BYTES };
+                    let mut chunks = read_file(path, from.min(size), size, at_once);
+                    futures_util::stream::poll_fn(move |context| chunks.poll_recv(context)).boxed()
+                }
+                None => futures_util::stream::iter([Err(std::io::ErrorKind::NotFound.into())]).boxed(),
+            };
+            while let Some(chunk) = chunks.next().await {
+                if let (Some(pace), Ok(chunk)) = (&pace, &chunk) {
+                    pace.take(chunk.len()).await;
+                }
+                if sender.send(chunk).await.is_err() {
+                    break;
+                }
+            }
+        });
+        paced
     }
 
     /// Serves them, and nothing else.
@@ -125,7 +152,16 @@ async fn answer(
 /// client sees by its length.
 fn stream(path: PathBuf, from: u64, to: u64, pace: Option<Arc<Pace>>) -> Body {
     let at_once = if pace.is_some() { pace::CHUNK_BYTES } else { CHUNK_BYTES };
-    let (sender, mut chunks) = mpsc::channel::<std::io::Result<Bytes>>(CHUNKS_AHEAD);
+    let mut chunks = read_file(path, from, to, at_once);
+    let chunks = futures_util::stream::poll_fn(move |context| chunks.poll_recv(context));
+    match pace {
+        None => Body::from_stream(chunks),
+        Some(pace) => paced(chunks, pace),
+    }
+}
+
+fn read_file(path: PathBuf, from: u64, to: u64, at_once: usize) -> Chunks {
+    let (sender, chunks) = mpsc::channel::<std::io::Result<Bytes>>(CHUNKS_AHEAD);
     tokio::task::spawn_blocking(move || {
         let read = || -> std::io::Result<()> {
             let mut file = std::fs::File::open(&path)?;
@@ -147,11 +183,7 @@ fn stream(path: PathBuf, from: u64, to: u64, pace: Option<Arc<Pace>>) -> Body {
             let _ = sender.blocking_send(Err(error));
         }
     });
-    let chunks = futures_util::stream::poll_fn(move |context| chunks.poll_recv(context));
-    match pace {
-        None => Body::from_stream(chunks),
-        Some(pace) => paced(chunks, pace),
-    }
+    chunks
 }
 
 fn chunks(mut bytes: Bytes) -> impl Stream<Item = std::io::Result<Bytes>> + Send {

@@ -16,9 +16,9 @@ use crate::wire::inventory::Inventory;
 use crate::wire::message::{Reply, Request};
 
 use super::error::{CycleError, on_node};
-use super::establish::Established;
 use super::event::{ComponentSummary, NodeResult, NodeSummary, State, Step};
 use super::install;
+use super::path::{Established, Interrupt, Path};
 use super::run::Run;
 use super::schedule::CANCELLED;
 
@@ -38,7 +38,7 @@ pub struct Cycle<'a> {
     /// What the unwind takes back.
     pub(super) armed: Vec<(EntryId, Undo)>,
     /// How control and payload travel, once known.
-    pub(super) path: Option<&'static str>,
+    pub(super) path: Option<(Path, String)>,
     /// The components, as far as they have come.
     pub components: Vec<ComponentSummary>,
     /// What the node is, once known.
@@ -93,9 +93,9 @@ impl<'a> Cycle<'a> {
         {
             result = NodeResult::Cancelled;
         }
-        let path = self.path.map(str::to_owned);
+        let (path, path_why) = self.path.take().map(|(path, why)| (path.name().to_owned(), why)).unzip();
         let components = std::mem::take(&mut self.components);
-        (NodeSummary { result, path, error, components, outstanding_traces }, self.inventory)
+        (NodeSummary { result, path, path_why, error, components, outstanding_traces }, self.inventory)
     }
 
     fn was_cancelled(&self, component: &ComponentSummary) -> bool {
@@ -126,21 +126,20 @@ impl<'a> Cycle<'a> {
     }
 
     async fn steps(&mut self) -> Result<(), CycleError> {
-        let established = self.establish().await?;
-        self.path = Some(established.path);
-        let result = self.work(&established).await;
-        let Established { engine, payloads, .. } = established;
-        drop(payloads);
+        let mut established = self.establish().await?;
+        let result = self.work(&mut established).await;
         // The engine ends by itself when asked; the unwind then finds it gone. An engine that cannot be asked any
         // more is ended by the unwind, so the answer is of no use here.
-        let _ = tokio::time::timeout(GOODBYE_MAX, engine.request(Request::Stop)).await;
+        let _ = tokio::time::timeout(GOODBYE_MAX, established.engine.request(Request::Stop)).await;
+        // With one SSH session at a time, the unwind needs the one that control may be inside of.
+        established.close().await;
         result
     }
 
     /// What the engine is there for: what the node is, what is to be done, and doing it.
-    async fn work(&mut self, established: &Established) -> Result<(), CycleError> {
+    async fn work(&mut self, established: &mut Established) -> Result<(), CycleError> {
         self.enter(Step::Inventory)?;
-        match established.engine.request(Request::Inventory).await? {
+        match self.ask(established, Request::Inventory, Interrupt::OnCancel).await? {
             Reply::Inventory(inventory) => self.inventory = Some(inventory),
             _ => return Err(CycleError::Protocol),
         }

@@ -1,9 +1,12 @@
 //! Why a node's cycle stopped, by the part that says so.
 
+use std::net::IpAddr;
+
 use crate::access::control::ControlError;
 use crate::access::ssh::{AccessError, NoPlace};
 use crate::error::{Hinted, chain};
 use crate::fleet::credentials::CredentialError;
+use crate::wire::id::DeploymentId;
 
 use super::authority::AuthorityError;
 use super::event::Step;
@@ -43,14 +46,19 @@ pub enum CycleError {
     /// Nowhere to put engine and payloads.
     #[error(transparent)]
     Place(#[from] NoPlace),
-    /// The engine's port stays closed.
-    #[error("the engine's port {port} does not answer: {why}")]
-    PortBlocked {
-        /// The port.
-        port: u16,
-        /// What was tried.
-        why: String,
+    /// Another engine is there.
+    #[error("the node is held by deployment {deployment} of the box at {box_address} since {since}")]
+    Held {
+        /// Whose engine it is.
+        deployment: DeploymentId,
+        /// Whose deployment.
+        box_address: IpAddr,
+        /// RFC 3339, by the box's clock.
+        since: String,
     },
+    /// The engine has ended by itself, or was ended by someone else.
+    #[error("the engine is gone")]
+    EngineGone,
     /// An answer that does not fit its question.
     #[error("the engine answered something else than was asked")]
     Protocol,
@@ -75,10 +83,11 @@ impl Hinted for CycleError {
             Self::Store(error) => error.hint(),
             Self::Reboot(error) => error.hint(),
             Self::Place(error) => error.hint(),
-            Self::PortBlocked { .. } => Some(
-                "set open_firewall = \"auto\", or let the box through the firewalls between it and the node"
+            Self::Held { .. } => Some(
+                "wait until it has ended; the engine of a box that is silent takes itself away after its lease"
                     .into(),
             ),
+            Self::EngineGone => Some("the node may have restarted; deploy again to see what it has".into()),
             Self::Architecture { .. } => Some("leave this node out of the fleet".into()),
             Self::Cancelled | Self::Control(_) | Self::Authority(_) | Self::Protocol => None,
         }

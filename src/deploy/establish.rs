@@ -7,11 +7,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::TcpStream;
+
 use crate::access::control::{ControlError, EngineClient};
-use crate::access::ssh::{EngineImage, Firewall, Ground, Session};
+use crate::access::ssh::{AccessError, EngineImage, Firewall, Ground, Session, TunnelEnd};
 use crate::access::undo::{EngineFiles, EngineProcess, EntryId, FirewallRule, Ledger, Undo, arm};
+use crate::error::chain;
 use crate::fleet::{Node, OpenFirewall};
-use crate::https::Registration;
 use crate::wire::PROTOCOL;
 use crate::wire::firewall::RuleSpec;
 use crate::wire::id::DeploymentId;
@@ -21,6 +23,7 @@ use super::authority::Authority;
 use super::cycle::Cycle;
 use super::error::CycleError;
 use super::event::{State, Step};
+use super::path::{Bring, Established};
 use super::store::{Store, StoreError};
 use super::unwind::connect;
 
@@ -41,23 +44,9 @@ const ROOM_MARGIN_BYTES: u64 = 8 * 1024 * 1024;
 /// Files beside the payloads: directory, program, marker, pid, rule, and what an installer may unpack.
 const ROOM_MARGIN_FILES: u64 = 64;
 
-/// An engine of ours runs on the node, and this is how it is talked to.
-pub struct Established {
-    /// The conversation with it.
-    pub engine: Arc<EngineClient>,
-    /// What the node is.
-    pub ground: Ground,
-    /// What both sides prove themselves with.
-    pub authority: Authority,
-    /// How control and payload travel.
-    pub path: &'static str,
-    /// The engine may fetch payloads from the box as long as this lives.
-    pub payloads: Registration,
-}
-
-/// Whether something accepts connections there within `bound`.
-async fn port_answers(address: SocketAddr, bound: Duration) -> bool {
-    matches!(tokio::time::timeout(bound, tokio::net::TcpStream::connect(address)).await, Ok(Ok(_)))
+/// A connection to `address`, if something accepts one there within `bound`.
+async fn reach(address: SocketAddr, bound: Duration) -> Option<TcpStream> {
+    tokio::time::timeout(bound, TcpStream::connect(address)).await.ok()?.ok()
 }
 
 /// The journal of one node: what is armed here bears its address.
@@ -93,19 +82,81 @@ impl Cycle<'_> {
         let port = self.start(&ledger, &ground, &directory, &authority).await?;
         let mut address = self.session()?.peer_address();
         address.set_port(port);
-        self.open(&ledger, &ground, &directory, address).await?;
+        let port = self.open(&ledger, &ground, &directory, address).await?;
         self.session()?.rest().await;
-
-        self.enter(Step::Join)?;
-        let identity = authority.identity(&deployment, self.run.options.lease_s);
-        let joining = async {
-            let lost = |source| ControlError::Handshake { address: address.to_string(), source };
-            let stream = tokio::net::TcpStream::connect(address).await.map_err(lost)?;
-            EngineClient::join(Box::new(stream), &address.to_string(), &identity).await
+        let (engine, tunnel, blocked) = self.join(port, address, &directory, &authority).await?;
+        let mut established = Established {
+            engine: Arc::new(engine),
+            ground,
+            authority,
+            bring: Bring::Fetch,
+            directory,
+            address,
+            tunnel,
+            payloads,
+            rejoins: 0,
         };
-        let (engine, _) = self.run.unless_cancelled(joining).await??;
-        self.tell(State::Done, None);
-        Ok(Established { engine: Arc::new(engine), ground, authority, path: "direct", payloads })
+        self.choose(&mut established, blocked).await?;
+        Ok(established)
+    }
+
+    /// Joins the engine by its port, or, where that is blocked, through SSH; then also why.
+    async fn join(
+        &mut self,
+        port: Result<TcpStream, String>,
+        address: SocketAddr,
+        directory: &str,
+        authority: &Authority,
+    ) -> Result<(EngineClient, Option<TunnelEnd>, Option<String>), CycleError> {
+        self.enter(Step::Join)?;
+        let run = self.run;
+        let blocked = match port {
+            Ok(stream) => {
+                let joining = self.join_port(address, Some(stream), authority);
+                match run.unless_cancelled(joining).await? {
+                    Ok(engine) => {
+                        self.tell(State::Done, None);
+                        return Ok((engine, None, None));
+                    }
+                    Err(error @ ControlError::Other { .. }) => return Err(error.into()),
+                    Err(error) => {
+                        format!("the engine's port {} is of no use ({})", address.port(), chain(&error))
+                    }
+                }
+            }
+            Err(why) => format!("the engine's port {} is blocked ({why})", address.port()),
+        };
+        let joining = self.join_tunnel(directory, authority);
+        let (engine, tunnel) = run.unless_cancelled(joining).await??;
+        self.tell(State::Done, Some("inside SSH".into()));
+        Ok((engine, Some(tunnel), Some(blocked)))
+    }
+
+    /// Finds out how payloads travel, before any is sent.
+    async fn choose(
+        &mut self,
+        established: &mut Established,
+        blocked: Option<String>,
+    ) -> Result<(), CycleError> {
+        self.enter(Step::Path)?;
+        let why = match blocked {
+            Some(blocked) => {
+                established.bring = Bring::Push;
+                format!("{blocked}: control and payload travel inside SSH")
+            }
+            None => match self.probe_back(&established.engine, &established.ground).await? {
+                None => "the engine's port answers, and the node fetches from the box".to_owned(),
+                Some(why) => {
+                    established.bring = Bring::Push;
+                    let port = self.run.https_port;
+                    format!(
+                        "return traffic blocked (node to box, port {port}: {why}): payload travels down the control connection"
+                    )
+                }
+            },
+        };
+        self.took(established.path(), why);
+        Ok(())
     }
 
     async fn connect(&mut self) -> Result<(), CycleError> {
@@ -120,6 +171,12 @@ impl Cycle<'_> {
         self.enter(Step::Look)?;
         let run = self.run;
         let ground = run.unless_cancelled(self.session()?.look()).await??;
+        // An engine of this deployment may still run: a node that was restarted, a box that was.
+        if let Some(claim) = ground.claim.clone().filter(|claim| claim.deployment != run.deployment) {
+            let since = i64::try_from(claim.since).unwrap_or(0) - ground.clock_ahead_s;
+            let (deployment, box_address) = (claim.deployment, claim.box_address);
+            return Err(CycleError::Held { deployment, box_address, since: crate::clock::rfc3339(since) });
+        }
         let place = self.place(&ground)?;
         if let Some(warning) = ground.clock_warning() {
             self.tell(State::Progress, Some(warning));
@@ -190,42 +247,46 @@ impl Cycle<'_> {
         Ok(ground.place(bytes, files)?.path.clone())
     }
 
-    /// Opens the engine's port in the node's firewall, if that is wanted and needed.
+    /// Opens the engine's port in the node's firewall, if that is wanted and needed. A port that stays blocked is no
+    /// failure: the reason is returned, and another path taken.
     async fn open(
         &mut self,
         ledger: &NodeLedger<'_>,
         ground: &Ground,
         directory: &str,
         engine: SocketAddr,
-    ) -> Result<(), CycleError> {
+    ) -> Result<Result<TcpStream, String>, CycleError> {
         let wanted = self.run.options.open_firewall;
-        let port = engine.port();
         let probe = (self.session()?.round_trip() * PROBE_ROUND_TRIPS).clamp(PROBE_BOUNDS.0, PROBE_BOUNDS.1);
-        if wanted != OpenFirewall::Yes && port_answers(engine, probe).await {
-            return Ok(());
+        if wanted != OpenFirewall::Yes
+            && let Some(stream) = reach(engine, probe).await
+        {
+            return Ok(Ok(stream));
         }
         if wanted == OpenFirewall::No {
-            let why = "open_firewall = \"no\" forbids to open it".to_owned();
-            return Err(CycleError::PortBlocked { port, why });
+            return Ok(Err("open_firewall = \"no\"".into()));
         }
         let found = self.session()?.firewall(ground.box_address, ledger.deployment).await?;
         let Firewall::Openable { tool, .. } = found.clone() else {
-            if wanted == OpenFirewall::Yes && port_answers(engine, PROBE_OPENED).await {
-                return Ok(());
-            }
-            return Err(CycleError::PortBlocked { port, why: found.to_string() });
+            let stream = if wanted == OpenFirewall::Yes { reach(engine, PROBE_OPENED).await } else { None };
+            return Ok(stream.ok_or_else(|| found.to_string()));
         };
-        let deployment = ledger.deployment.clone();
+        let (deployment, port) = (ledger.deployment.clone(), engine.port());
         let rule = RuleSpec { tool, deployment, from: ground.box_address, port };
         let armed = arm(ledger, FirewallRule { rule }).await?;
         self.armed.push((armed.entry(), armed.undo().clone().into()));
         self.enter(Step::Open)?;
-        self.session()?.open_port(armed, directory).await?;
-        if !port_answers(engine, PROBE_OPENED).await {
-            let why = format!("it was opened by {found}, so something else blocks it");
-            return Err(CycleError::PortBlocked { port, why });
+        match self.session()?.open_port(armed, directory).await {
+            Ok(_) => {}
+            Err(error @ AccessError::Script { .. }) => {
+                let why = chain(&error);
+                self.tell(State::Failed, Some(why.clone()));
+                return Ok(Err(why));
+            }
+            Err(error) => return Err(error.into()),
         }
+        let stream = reach(engine, PROBE_OPENED).await;
         self.tell(State::Done, Some(format!("port {port}, {found}")));
-        Ok(())
+        Ok(stream.ok_or_else(|| format!("opened by {found}, so something else blocks it")))
     }
 }

@@ -26,6 +26,8 @@ pub enum Step {
     Open,
     /// TLS with the engine.
     Join,
+    /// How control and payload travel, and why; told again when it changes.
+    Path,
     /// What the node has.
     Inventory,
     /// What is to be done with it.
@@ -63,6 +65,7 @@ impl Step {
             Self::Start => "start",
             Self::Open => "open",
             Self::Join => "join",
+            Self::Path => "path",
             Self::Inventory => "inventory",
             Self::Plan => "plan",
             Self::Send => "send",
@@ -175,9 +178,19 @@ pub struct ComponentSummary {
     pub from: Option<String>,
     /// Version read back at the end; none when not read.
     pub to: Option<String>,
+    /// What a failed installer said: its beginning and its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<String>,
     /// How it ended.
     #[serde(flatten)]
     pub outcome: Outcome,
+}
+
+impl ComponentSummary {
+    /// Without a log.
+    pub fn new(id: &ComponentId, from: Option<String>, to: Option<String>, outcome: Outcome) -> Self {
+        Self { id: id.clone(), from, to, log: None, outcome }
+    }
 }
 
 /// A node in the summary.
@@ -185,9 +198,12 @@ pub struct ComponentSummary {
 pub struct NodeSummary {
     /// How it ended.
     pub result: NodeResult,
-    /// How control and payload travelled: "direct".
+    /// How control and payload travelled in the end: "direct", "push" or "tunnel".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// Why not another way, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_why: Option<String>,
     /// What failed, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -200,7 +216,8 @@ pub struct NodeSummary {
 impl NodeSummary {
     /// With a result and nothing else.
     pub fn new(result: NodeResult) -> Self {
-        Self { result, path: None, error: None, components: Vec::new(), outstanding_traces: Vec::new() }
+        let (components, outstanding_traces) = (Vec::new(), Vec::new());
+        Self { result, path: None, path_why: None, error: None, components, outstanding_traces }
     }
 }
 

@@ -4,35 +4,29 @@
 //! order, and one whose prerequisite failed is skipped.
 
 use std::cmp::Ordering;
-use std::sync::Arc;
 
-use tokio::sync::mpsc;
-
-use crate::access::control::{ControlError, EngineClient};
+use crate::access::control::ControlError;
 use crate::error::chain;
 use crate::firmware::component::{Component, ExitMeaning};
 use crate::firmware::outcome::Outcome;
 use crate::firmware::version;
 use crate::fleet::Mode;
-use crate::wire::message::{Failure, FailureKind, Fetch, Install, Installed, Notice, Reply, Request};
+use crate::wire::message::{Failure, FailureKind, Install, Installed, Reply, Request};
 
 use super::cycle::Cycle;
 use super::error::CycleError;
-use super::establish::Established;
-use super::event::{Bytes, ComponentSummary, State, Step};
+use super::event::{ComponentSummary, State, Step};
+use super::path::{Established, Interrupt};
 use super::run::Run;
 use super::schedule::CANCELLED;
-
-/// Notices that may wait for their reader; more are the engine's to hold back.
-const NOTICES_MAX: usize = 64;
+use super::send::{self, with_notices};
 
 /// Carries the whole baseline out on one node. Failures of components are outcomes; an error is the node's.
 ///
 /// # Errors
 /// [`CycleError`].
-pub async fn all(cycle: &mut Cycle<'_>, established: &Established) -> Result<(), CycleError> {
+pub async fn all(cycle: &mut Cycle<'_>, established: &mut Established) -> Result<(), CycleError> {
     cycle.enter(Step::Plan)?;
-    let engine = &established.engine;
     let baseline = cycle.run.baseline.clone();
     let mut to_do = Vec::new();
     for component in &baseline.components {
@@ -40,7 +34,7 @@ pub async fn all(cycle: &mut Cycle<'_>, established: &Established) -> Result<(),
         let (from, outcome) = match component.matches(inventory) {
             Err(why) => (None, Some(Outcome::NotApplicable(why))),
             Ok(()) => {
-                let from = read_back(engine, component).await?;
+                let from = read_back(cycle, established, component, Interrupt::OnCancel).await?;
                 let outcome = verdict(cycle.run, component, from.as_deref());
                 (from, outcome)
             }
@@ -48,7 +42,7 @@ pub async fn all(cycle: &mut Cycle<'_>, established: &Established) -> Result<(),
         match outcome {
             Some(outcome) => {
                 let to = from.clone();
-                cycle.components.push(ComponentSummary { id: component.id.clone(), from, to, outcome });
+                cycle.components.push(ComponentSummary::new(&component.id, from, to, outcome));
             }
             None => to_do.push((component, from)),
         }
@@ -58,18 +52,19 @@ pub async fn all(cycle: &mut Cycle<'_>, established: &Established) -> Result<(),
         if cycle.run.is_cancelled() {
             return Err(CycleError::Cancelled);
         }
-        let outcome = match unmet(component, &cycle.components) {
+        let without = |from, outcome| ComponentSummary::new(&component.id, from, None, outcome);
+        let summary = match unmet(component, &cycle.components) {
             _ if cycle.run.is_component_cancelled(&component.id) => {
-                (None, Outcome::Skipped(CANCELLED.into()))
+                without(from, Outcome::Skipped(CANCELLED.into()))
             }
-            Some(why) => (None, Outcome::Skipped(why)),
+            Some(why) => without(from, Outcome::Skipped(why)),
             None if cycle.run.dry_run => {
-                (None, Outcome::WouldUpdate(reason(cycle.run, component, from.as_deref())))
+                let why = reason(cycle.run, component, from.as_deref());
+                without(from, Outcome::WouldUpdate(why))
             }
-            None => one(cycle, established, component).await?,
+            None => one(cycle, established, component, from).await?,
         };
-        let (to, outcome) = outcome;
-        cycle.components.push(ComponentSummary { id: component.id.clone(), from, to, outcome });
+        cycle.components.push(summary);
     }
     Ok(())
 }
@@ -79,7 +74,7 @@ pub fn fill_in(run: &Run, components: &mut Vec<ComponentSummary>, why: &str) {
     for component in &run.baseline.components {
         if !components.iter().any(|done| done.id == component.id) {
             let outcome = Outcome::Skipped(why.to_owned());
-            components.push(ComponentSummary { id: component.id.clone(), from: None, to: None, outcome });
+            components.push(ComponentSummary::new(&component.id, None, None, outcome));
         }
     }
 }
@@ -130,31 +125,38 @@ fn unmet(component: &Component, done: &[ComponentSummary]) -> Option<String> {
 /// # Errors
 /// [`CycleError`].
 pub(super) async fn read_back(
-    engine: &EngineClient,
+    cycle: &mut Cycle<'_>,
+    established: &mut Established,
     component: &Component,
+    interrupt: Interrupt,
 ) -> Result<Option<String>, CycleError> {
-    match engine.request(Request::ReadBack(component.read_back.clone())).await? {
+    match cycle.ask(established, Request::ReadBack(component.read_back.clone()), interrupt).await? {
         Reply::Version(version) => Ok(version),
         _ => Err(CycleError::Protocol),
     }
 }
 
-/// Send, install, verify. Returns the version read back and the outcome.
+/// Send, install, verify.
 async fn one(
     cycle: &mut Cycle<'_>,
-    established: &Established,
+    established: &mut Established,
     component: &Component,
-) -> Result<(Option<String>, Outcome), CycleError> {
-    let engine = &established.engine;
+    from: Option<String>,
+) -> Result<ComponentSummary, CycleError> {
+    let mut summary = ComponentSummary::new(&component.id, from, None, Outcome::Skipped(CANCELLED.into()));
     cycle.enter(Step::Send)?;
-    match send(cycle, established, component).await {
-        Ok(()) => cycle.tell(State::Done, None),
-        Err(CycleError::Control(ControlError::Engine(failure))) => return failed(cycle, &failure),
+    match send::send(cycle, established, component).await {
+        Ok(sent) => cycle
+            .tell(State::Done, Some(format!("{} bytes, taken up again {} times", sent.bytes, sent.resumes))),
+        Err(CycleError::Control(ControlError::Engine(failure))) => {
+            summary.outcome = failed(cycle, &failure)?;
+            return Ok(summary);
+        }
         Err(error) => return Err(error),
     }
 
     if cycle.run.is_component_cancelled(&component.id) {
-        return Ok((None, Outcome::Skipped(CANCELLED.into())));
+        return Ok(summary);
     }
     cycle.enter(Step::Install)?;
     let install = Request::Install(Install {
@@ -163,12 +165,18 @@ async fn one(
         command: component.install.command.clone(),
         expected_s: component.expected_s,
     });
-    // From here on a cancel waits: what is being written finishes.
-    let installed = with_notices(cycle, engine, component, Step::Install, install, Interrupt::Never).await;
-    let Installed { code, signal, log, .. } = match installed {
-        Ok(Reply::Installed(installed)) => installed,
-        Ok(_) => return Err(CycleError::Protocol),
-        Err(CycleError::Control(ControlError::Engine(failure))) => return failed(cycle, &failure),
+    let Installed { code, signal, log, .. } = match run(cycle, established, component, install).await {
+        Ok(installed) => installed,
+        Err(CycleError::Control(ControlError::Engine(failure))) => {
+            summary.outcome = failed(cycle, &failure)?;
+            return Ok(summary);
+        }
+        Err(error @ (CycleError::EngineGone | CycleError::Control(_))) => {
+            let why = format!("the engine was lost while the installer ran: {}", chain(&error));
+            summary.outcome = Outcome::Unverified(why);
+            cycle.components.push(summary);
+            return Err(error);
+        }
         Err(error) => return Err(error),
     };
     let meaning = code.and_then(|code| component.install.meaning(code));
@@ -181,15 +189,16 @@ async fn one(
         let last = log.lines().rev().find(|line| !line.trim().is_empty());
         let why = last.map_or(ended.clone(), |line| format!("{ended}: {}", line.trim()));
         cycle.tell(State::Failed, Some(format!("{}: {why}", cycle.node.address)));
-        let to = read_back(engine, component).await?;
-        return Ok((to, Outcome::Failed(why)));
+        summary.to = read_back(cycle, established, component, Interrupt::Never).await?;
+        (summary.outcome, summary.log) = (Outcome::Failed(why), Some(log));
+        return Ok(summary);
     };
     cycle.tell(State::Done, None);
 
     // Read back even when cancelled meanwhile: what was written must be known.
     cycle.run.tell(&cycle.node.address, Step::Verify, State::Started, None);
-    let to = read_back(engine, component).await?;
-    let outcome = match (meaning, to.as_deref()) {
+    summary.to = read_back(cycle, established, component, Interrupt::Never).await?;
+    summary.outcome = match (meaning, summary.to.as_deref()) {
         (ExitMeaning::Current, _) => Outcome::Current,
         (ExitMeaning::NotApplicable, _) => Outcome::NotApplicable("the installer says so".into()),
         (_, Some(version)) if version::compare(version, &component.version) == Ordering::Equal => {
@@ -204,73 +213,48 @@ async fn one(
             Outcome::Unverified("the installer reports success, but no version can be read back".into())
         }
     };
-    cycle.run.tell(&cycle.node.address, Step::Verify, State::Done, to.clone());
-    Ok((to, outcome))
+    if summary.outcome.is_failure() {
+        summary.log = Some(log);
+    }
+    cycle.run.tell(&cycle.node.address, Step::Verify, State::Done, summary.to.clone());
+    Ok(summary)
 }
 
-fn failed(cycle: &Cycle<'_>, failure: &Failure) -> Result<(Option<String>, Outcome), CycleError> {
+/// Runs the installer and waits for its end, whatever happens to the connection meanwhile: from here on a cancel
+/// waits, and what is being written is never begun a second time.
+async fn run(
+    cycle: &mut Cycle<'_>,
+    established: &mut Established,
+    component: &Component,
+    install: Request,
+) -> Result<Installed, CycleError> {
+    let mut request = install.clone();
+    loop {
+        let engine = established.engine.clone();
+        let asked = with_notices(cycle, &engine, component, Step::Install, request, Interrupt::Never).await;
+        request = match asked {
+            Ok(Reply::Installed(installed)) => return Ok(installed),
+            Ok(_) => return Err(CycleError::Protocol),
+            Err(CycleError::Control(ControlError::Lost)) => {
+                cycle.rejoin(established, Interrupt::Never).await?;
+                let status = cycle.ask(established, Request::Status, Interrupt::Never).await?;
+                let Reply::Status(status) = status else { return Err(CycleError::Protocol) };
+                let begun = status.installed.contains(&component.id)
+                    || status.installing.is_some_and(|installing| installing.component == component.id);
+                let component = component.id.clone();
+                // The request itself may have been lost.
+                if begun { Request::Outcome { component } } else { install.clone() }
+            }
+            Err(error) => return Err(error),
+        };
+    }
+}
+
+fn failed(cycle: &Cycle<'_>, failure: &Failure) -> Result<Outcome, CycleError> {
     if failure.kind == FailureKind::Cancelled {
         return Err(CycleError::Cancelled);
     }
     let why = chain(failure);
     cycle.tell(State::Failed, Some(format!("{}: {why}", cycle.node.address)));
-    Ok((None, Outcome::Failed(why)))
-}
-
-async fn send(cycle: &Cycle<'_>, established: &Established, component: &Component) -> Result<(), CycleError> {
-    let Established { engine, ground, authority, .. } = established;
-    let short = |text: &str| heapless::String::try_from(text).map_err(|_| CycleError::Protocol);
-    let fetch = Request::Fetch(Box::new(Fetch {
-        sha256: component.sha256,
-        size: component.size,
-        address: ground.box_address_text.clone(),
-        port: cycle.run.https_port,
-        server_name: short(&authority.box_name)?,
-        path: short(&format!("/payload/{}", component.sha256))?,
-    }));
-    match with_notices(cycle, engine, component, Step::Send, fetch, Interrupt::OnCancel).await? {
-        Reply::Fetched { .. } => Ok(()),
-        _ => Err(CycleError::Protocol),
-    }
-}
-
-/// Whether a cancel ends the request.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Interrupt {
-    OnCancel,
-    Never,
-}
-
-/// Asks, and passes the notices on as events until the answer is there.
-async fn with_notices(
-    cycle: &Cycle<'_>,
-    engine: &Arc<EngineClient>,
-    component: &Component,
-    step: Step,
-    request: Request,
-    interrupt: Interrupt,
-) -> Result<Reply, CycleError> {
-    let (sender, mut notices) = mpsc::channel(NOTICES_MAX);
-    let answer = engine.request_with_notices(request, sender);
-    tokio::pin!(answer);
-    let mut cancel_sent = interrupt == Interrupt::Never;
-    loop {
-        tokio::select! {
-            reply = &mut answer => return Ok(reply?),
-            Some(notice) = notices.recv() => {
-                let (bytes, message) = match notice {
-                    Notice::Fetching { done, total } => (Some(Bytes { done, total }), None),
-                    Notice::Pushed { done } => (Some(Bytes { done, total: component.size }), None),
-                    Notice::Installing { seconds, line } => (None, Some(format!("{seconds} s {line}"))),
-                };
-                cycle.run.tell_component(&cycle.node.address, step, &component.id, bytes, message);
-            }
-            () = cycle.run.cancelled(), if !cancel_sent => {
-                cancel_sent = true;
-                let engine = engine.clone();
-                // Its answer comes when the engine is idle; ours is the fetch's own, "cancelled".
-                tokio::spawn(async move { engine.request(Request::Cancel).await });
-            }
-        }
-    }
+    Ok(Outcome::Failed(why))
 }

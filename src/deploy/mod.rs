@@ -1,8 +1,8 @@
 //! The heart: deployments over a fleet, the cycle on every node, its journal and its undo.
 //!
 //! [`Deployments`] is what the console and the command line both drive. [`cycle`] is one node: [`establish`] the
-//! way in, [`install`] the work, [`unwind`] the way back,
-//! [`reboot`] a second round where versions are active only then. [`turns`] decides whose turn it is, [`cancel`] and [`retry`]
+//! way in, [`path`] how it is talked to, [`send`] and [`install`] the work, [`unwind`] the way back, [`reboot`] a
+//! second round where versions are active only then. [`turns`] decides whose turn it is, [`cancel`] and [`retry`]
 //! are the operator's. [`recover`] and [`sweeper`] take back what a dead run or a pulled cable left, [`store`] is
 //! the journal's durable home. This part decides when to act; how is `access`'s and the engine's business.
 
@@ -15,12 +15,14 @@ pub mod event;
 pub mod events;
 pub mod follow;
 pub mod install;
+pub mod path;
 pub mod reboot;
 pub mod recover;
 pub mod retry;
 pub mod run;
 pub mod schedule;
 pub mod schema;
+pub mod send;
 pub mod store;
 pub mod summary;
 pub mod sweeper;

@@ -18,9 +18,9 @@ use crate::wire::message::Request;
 
 use super::cycle::Cycle;
 use super::error::CycleError;
-use super::establish::Established;
 use super::event::{State, Step};
 use super::install;
+use super::path::{Established, Interrupt};
 use super::unwind::connect;
 
 /// Between two tries to reach the node while it restarts; grows from the first to the second.
@@ -221,18 +221,20 @@ impl Cycle<'_> {
     }
 
     async fn verify(&mut self) -> Result<(), CycleError> {
-        let established = self.establish().await?;
+        let mut established = self.establish().await?;
         self.enter(Step::Verify)?;
-        let result = self.read_again(&established).await;
+        let result = self.read_again(&mut established).await;
         // As at the end of the cycle: it ends by itself, or the unwind ends it.
         let _ =
             tokio::time::timeout(super::cycle::GOODBYE_MAX, established.engine.request(Request::Stop)).await;
+        established.close().await;
         result
     }
 
-    async fn read_again(&mut self, established: &Established) -> Result<(), CycleError> {
+    async fn read_again(&mut self, established: &mut Established) -> Result<(), CycleError> {
         let baseline = self.run.baseline.clone();
-        for summary in &mut self.components {
+        for index in 0..self.components.len() {
+            let Some(mut summary) = self.components.get(index).cloned() else { continue };
             if !matches!(summary.outcome, Outcome::Updated | Outcome::UpdatedRebootNeeded) {
                 continue;
             }
@@ -240,7 +242,7 @@ impl Cycle<'_> {
             else {
                 continue;
             };
-            summary.to = install::read_back(&established.engine, component).await?;
+            summary.to = install::read_back(self, established, component, Interrupt::OnCancel).await?;
             let wanted = &component.version;
             summary.outcome = match &summary.to {
                 Some(active) if version::compare(active, wanted) == Ordering::Equal => Outcome::Updated,
@@ -249,6 +251,9 @@ impl Cycle<'_> {
                 )),
                 None => Outcome::Unverified("after the restart no version can be read".into()),
             };
+            if let Some(known) = self.components.get_mut(index) {
+                *known = summary;
+            }
         }
         self.tell(State::Done, None);
         Ok(())

@@ -139,11 +139,13 @@ mod tests {
             id: "bios".parse().unwrap(),
             from: None,
             to: None,
+            log: None,
             outcome: outcome.clone(),
         };
         let node = NodeSummary {
             result,
             path: None,
+            path_why: None,
             error: None,
             components: outcomes.iter().map(component).collect(),
             outstanding_traces: traces.iter().map(|&trace| trace.to_owned()).collect(),
@@ -182,6 +184,7 @@ mod tests {
             id: "bios".parse().unwrap(),
             from: Some("1".into()),
             to: Some("2".into()),
+            log: None,
             outcome: Outcome::UpdatedRebootNeeded,
         };
         let json = serde_json::to_value(&component).unwrap();
@@ -197,6 +200,7 @@ mod tests {
         let node = NodeSummary {
             result: NodeResult::Running,
             path: None,
+            path_why: None,
             error: None,
             components: Vec::new(),
             outstanding_traces: Vec::new(),

@@ -124,43 +124,25 @@ fn pause(length: Duration, worker: &Worker) {
     }
 }
 
-/// Why the box's HTTPS port cannot be reached; none when it can, up to a handshake with the right certificate.
-pub fn probe(job: &Probe, tls: &Arc<ClientConfig>) -> Option<String> {
+/// Why the box's HTTPS port cannot be reached; none when it can.
+pub fn probe(job: &Probe) -> Option<String> {
     let bound = Duration::from_millis(u64::from(job.bound_ms));
-    let mut connection = match connect(&job.address, job.port, &job.server_name, tls, bound) {
-        Ok(connection) => connection,
-        Err(error) => return Some(error.to_string()),
-    };
-    let end = Instant::now() + bound;
-    while connection.conn.is_handshaking() {
-        if let Err(error) = connection.conn.complete_io(&mut connection.sock) {
-            return Some(error.to_string());
-        }
-        if Instant::now() > end {
-            return Some(io::Error::from(io::ErrorKind::TimedOut).to_string());
-        }
-    }
-    None
+    let reached = resolve(&job.address, job.port).and_then(|to| TcpStream::connect_timeout(&to, bound));
+    reached.err().map(|error| error.to_string())
 }
 
-fn connect(
-    address: &str,
-    port: u16,
-    name: &str,
-    tls: &Arc<ClientConfig>,
-    bound: Duration,
-) -> io::Result<Connection> {
-    let stream = TcpStream::connect_timeout(&resolve(address, port)?, bound)?;
+fn connect(address: &str, port: u16, name: &str, tls: &Arc<ClientConfig>) -> io::Result<Connection> {
+    let stream = TcpStream::connect_timeout(&resolve(address, port)?, SILENCE_MAX)?;
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(bound))?;
-    stream.set_write_timeout(Some(bound))?;
+    stream.set_read_timeout(Some(SILENCE_MAX))?;
+    stream.set_write_timeout(Some(SILENCE_MAX))?;
     let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
     Ok(StreamOwned::new(ClientConnection::new(tls.clone(), name).map_err(io::Error::other)?, stream))
 }
 
 /// Sends the request; returns the connection and the first bytes of the body.
 fn request(job: &Fetch, tls: &Arc<ClientConfig>, from: u64) -> io::Result<(Connection, Vec<u8>)> {
-    let mut connection = connect(&job.address, job.port, &job.server_name, tls, SILENCE_MAX)?;
+    let mut connection = connect(&job.address, job.port, &job.server_name, tls)?;
     let range = if from > 0 { format!("Range: bytes={from}-\r\n") } else { String::new() };
     write!(
         connection,

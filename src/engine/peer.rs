@@ -97,7 +97,7 @@ impl Peer {
         while self.arrived.len() < READ_BYTES && !self.ended {
             match self.tls.read_tls(&mut self.stream) {
                 Ok(0) => self.ended = true,
-                Ok(_) => self.ended = self.decrypt().is_err(),
+                Ok(_) => self.ended |= self.decrypt().is_err(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(_) => self.ended = true,
             }
@@ -106,6 +106,7 @@ impl Peer {
 
     fn decrypt(&mut self) -> io::Result<()> {
         let state = self.tls.process_new_packets().map_err(io::Error::other)?;
+        self.ended |= state.peer_has_closed();
         let from = self.arrived.len();
         self.arrived.resize(from + state.plaintext_bytes_to_read(), 0);
         self.tls.reader().read_exact(self.arrived.get_mut(from..).unwrap_or_default())

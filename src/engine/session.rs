@@ -309,8 +309,7 @@ impl Engine {
                 self.answer(asker, move || install::read_back(&read_back));
             }
             Request::Probe(probe) => {
-                let tls = self.tls.client.clone();
-                self.answer(asker, move || Reply::Probed { blocked: fetch::probe(&probe, &tls) });
+                self.answer(asker, move || Reply::Probed { blocked: fetch::probe(&probe) });
             }
             Request::Fetch(fetch) => self.bring(asker, Job::Fetch(fetch)),
             Request::Push(push) => self.bring(asker, Job::Push(push)),

@@ -107,8 +107,6 @@ pub struct Probe {
     pub address: String,
     /// As in [`Fetch`].
     pub port: u16,
-    /// As in [`Fetch`].
-    pub server_name: Short<253>,
     /// Milliseconds it may take.
     pub bound_ms: u32,
 }

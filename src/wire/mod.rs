@@ -6,6 +6,8 @@
 pub mod claim;
 pub mod firewall;
 pub mod frame;
+#[cfg(test)]
+mod frozen;
 pub mod id;
 pub mod inventory;
 pub mod message;

@@ -51,6 +51,13 @@ pub struct Output {
     pub stdout: String,
 }
 
+/// A script that has begun.
+pub(super) struct Begun {
+    pub(super) reader: ChannelReadHalf,
+    pub(super) writer: ChannelWriteHalf<Msg>,
+    seen: Seen,
+}
+
 /// What came of one try.
 #[derive(Default)]
 struct Seen {
@@ -127,25 +134,20 @@ impl Session {
 
     /// A shell with root's rights.
     async fn open_shell(&mut self) -> Result<RootShell, AccessError> {
-        let mut opened = self.attempt().await?;
-        if let Err(seen) = &opened
-            && !self.terminal
-            && wants_terminal(&seen.said_before())
-        {
-            self.terminal = true;
-            opened = self.attempt().await?;
-        }
-        opened.map_err(|seen| self.refusal(&seen))
+        // The loop says nothing before it is asked to run something, so nothing came along.
+        let (Begun { reader, writer, .. }, _) = self.begin_stream(LOOP).await?;
+        Ok(RootShell::new(reader, writer))
     }
 
-    /// One try; what was seen, when it ended before it was ready.
-    async fn attempt(&self) -> Result<Result<RootShell, Seen>, AccessError> {
+    /// Begins the script and answers what is asked before it runs. At its end the script is ready for its input, or
+    /// the command has ended.
+    pub(super) async fn begin(&self, body: &str) -> Result<Begun, AccessError> {
         let lost = |source| AccessError::Lost { source };
         let prompt = format!("carena-{}:", uuid::Uuid::now_v7().simple());
         let command = match &self.privilege {
-            Privilege::Root => login_shell::command(LOOP, &Become::Root),
-            Privilege::Sudo { .. } => login_shell::command(LOOP, &Become::Sudo { prompt: &prompt }),
-            Privilege::Su { .. } => login_shell::command(LOOP, &Become::Su),
+            Privilege::Root => login_shell::command(body, &Become::Root),
+            Privilege::Sudo { .. } => login_shell::command(body, &Become::Sudo { prompt: &prompt }),
+            Privilege::Su { .. } => login_shell::command(body, &Become::Su),
         };
         let channel = self.open_session().await?;
         if self.terminal {
@@ -156,16 +158,13 @@ impl Session {
         let mut seen = Seen { prompt, ..Seen::default() };
         while !seen.ready {
             match reader.wait().await {
-                None => return Ok(Err(seen)),
-                Some(ChannelMsg::Data { data }) => seen.output(&data),
-                Some(ChannelMsg::ExtendedData { data, .. }) => seen.errors(&data),
-                Some(ChannelMsg::ExitStatus { exit_status }) => seen.code = Some(i64::from(exit_status)),
+                None => break,
                 Some(ChannelMsg::Failure) => {
                     // Whether the node hears of it changes nothing.
                     let _ = writer.close().await;
                     return Err(AccessError::NotRun { said: "the request was refused".into() });
                 }
-                Some(_) => {}
+                Some(message) => seen.take(&message),
             }
             while let Some(whose) = self.question(&mut seen) {
                 seen.asked += 1;
@@ -185,7 +184,7 @@ impl Session {
                 }
             }
         }
-        Ok(Ok(RootShell::new(reader, writer)))
+        Ok(Begun { reader, writer, seen })
     }
 
     /// The next session channel. A server that allows one at a time (`MaxSessions 1`) may refuse it for the moment
@@ -265,6 +264,20 @@ impl Session {
         }
     }
 
+    /// Begins a script whose streams stay open both ways; whatever the script's own first bytes are comes along.
+    pub(super) async fn begin_stream(&mut self, body: &str) -> Result<(Begun, Vec<u8>), AccessError> {
+        let mut begun = self.begin(body).await?;
+        if !begun.seen.ready && !self.terminal && wants_terminal(&begun.seen.said_before()) {
+            self.terminal = true;
+            begun = self.begin(body).await?;
+        }
+        if !begun.seen.ready {
+            return Err(self.refusal(&begun.seen));
+        }
+        let first = std::mem::take(&mut begun.seen.stdout);
+        Ok((begun, first))
+    }
+
     /// Why the script never ran.
     fn refusal(&self, seen: &Seen) -> AccessError {
         let said = seen.said_before();
@@ -290,6 +303,15 @@ impl Session {
 }
 
 impl Seen {
+    fn take(&mut self, message: &ChannelMsg) {
+        match message {
+            ChannelMsg::Data { data } => self.output(data),
+            ChannelMsg::ExtendedData { data, .. } => self.errors(data),
+            ChannelMsg::ExitStatus { exit_status } => self.code = Some(i64::from(*exit_status)),
+            _ => {}
+        }
+    }
+
     fn output(&mut self, data: &[u8]) {
         keep(&mut self.stdout, data);
         if self.ready {

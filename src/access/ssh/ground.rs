@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use super::Unpacker;
 use crate::error::Hinted;
+use crate::wire::claim::Claim;
 
 /// A clock may be wrong by so much before it is worth a word. The deployment's certificates hold at any time; logs
 /// and installers may not like it.
@@ -26,6 +27,7 @@ done
 while read -r device mount kind options rest; do
     case ,$options, in *,noexec,*) echo "noexec $mount" ;; *) echo "exec $mount" ;; esac
 done < /proc/self/mounts
+grep -o "@carena-engine/.*" /proc/net/unix | while read -r claim; do echo "claim $claim"; done
 echo "places $*"
 [ $# -eq 0 ] || { echo blocks; df -Pk "$@"; echo inodes; df -Pi "$@" 2>/dev/null; }
 :"#;
@@ -47,6 +49,8 @@ pub struct Ground {
     pub unfit: Vec<String>,
     /// What the node unpacks with.
     pub unpacker: Unpacker,
+    /// Who holds the node, if an engine runs there.
+    pub claim: Option<Claim>,
     /// The node's clock against the box's, seconds.
     pub clock_ahead_s: i64,
 }
@@ -146,6 +150,7 @@ impl Ground {
             places,
             unfit,
             unpacker,
+            claim: value("claim").and_then(Claim::parse),
             clock_ahead_s: value("clock")?.trim().parse::<i64>().ok()? - now_s,
         })
     }
@@ -210,7 +215,8 @@ mod tests {
     use super::*;
 
     const SAID: &str = "uid 0\nsystem 6.1.0 x86_64\nclock 1000\nconnection fe80::1%eth0 4000 fe80::2%eth0 22\n\
-        tool gzip\nreadonly /run\nnoexec /tmp\nexec /\nplaces /var/tmp /tmp\n\
+        tool gzip\nreadonly /run\nnoexec /tmp\nexec /\n\
+        claim @carena-engine/1/0190-test/900/fd00::9\nplaces /var/tmp /tmp\n\
         blocks\nFilesystem 1024-blocks Used Available Capacity Mounted on\n/dev/my disk 100 10 90 10% /\ntmpfs 50 0 50 0% /tmp\n\
         inodes\nFilesystem Inodes IUsed IFree IUse% Mounted on\n/dev/my disk 70 60 10 86% /\ntmpfs 9 1 8 0% /tmp\n";
 
@@ -223,6 +229,7 @@ mod tests {
         assert_eq!(ground.places, [place]);
         assert_eq!(ground.unfit, ["/run cannot be written", "/tmp is mounted noexec"]);
         assert_eq!(ground.unpacker, Unpacker::Gzip);
+        assert_eq!(ground.claim.unwrap().deployment.as_str(), "0190-test");
         assert!(Ground::read("garbage", 0).is_none());
     }
 

@@ -15,6 +15,7 @@ mod restart;
 mod script;
 mod shell;
 mod stream;
+mod tunnel;
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -34,6 +35,7 @@ pub use error::AccessError;
 pub use firewall::Firewall;
 pub use ground::{Ground, NoPlace, Place};
 pub use node::{Copied, Opened, Undone};
+pub use tunnel::{Tunnel, TunnelEnd};
 
 /// A TCP connection takes at most this.
 const CONNECT_MAX: Duration = Duration::from_secs(10);

@@ -34,6 +34,11 @@ exit $code"#
     )
 }
 
+/// Joins the running engine's socket with the script's streams.
+pub fn attach(directory: &str) -> String {
+    format!("exec {directory}/{ENGINE_PROGRAM} attach --directory {directory}")
+}
+
 /// Notes the rule in the engine's directory, for its lease, and adds it.
 pub fn open(rule: &FirewallRule, directory: &str, noted: &str) -> String {
     format!("printf %s '{noted}' > {directory}/{ENGINE_RULE_FILE} || exit 36\n{}", rule.rule.open_script())
