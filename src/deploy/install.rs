@@ -125,14 +125,7 @@ fn unmet(component: &Component, done: &[ComponentSummary]) -> Option<String> {
     Some(format!("needs {missing} first, which is not in place"))
 }
 
-/// The version a component has on the node now.
-///
-/// # Errors
-/// [`CycleError`].
-pub(super) async fn read_back(
-    engine: &EngineClient,
-    component: &Component,
-) -> Result<Option<String>, CycleError> {
+async fn read_back(engine: &EngineClient, component: &Component) -> Result<Option<String>, CycleError> {
     match engine.request(Request::ReadBack(component.read_back.clone())).await? {
         Reply::Version(version) => Ok(version),
         _ => Err(CycleError::Protocol),
@@ -157,6 +150,7 @@ async fn one(
         return Ok((None, Outcome::Skipped(CANCELLED.into())));
     }
     cycle.enter(Step::Install)?;
+    cycle.under_way = Some(component.id.clone());
     let install = Request::Install(Install {
         component: component.id.clone(),
         sha256: component.sha256,

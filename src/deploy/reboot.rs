@@ -14,13 +14,12 @@ use crate::error::{Hinted, chain};
 use crate::firmware::outcome::Outcome;
 use crate::firmware::version;
 use crate::fleet::Reboot;
-use crate::wire::message::Request;
+use crate::wire::message::{Reply, Request};
 
 use super::cycle::Cycle;
 use super::error::CycleError;
 use super::establish::Established;
 use super::event::{State, Step};
-use super::install;
 use super::unwind::connect;
 
 /// Between two tries to reach the node while it restarts; grows from the first to the second.
@@ -240,7 +239,11 @@ impl Cycle<'_> {
             else {
                 continue;
             };
-            summary.to = install::read_back(&established.engine, component).await?;
+            let read_back = Request::ReadBack(component.read_back.clone());
+            summary.to = match established.engine.request(read_back).await? {
+                Reply::Version(version) => version,
+                _ => return Err(CycleError::Protocol),
+            };
             let wanted = &component.version;
             summary.outcome = match &summary.to {
                 Some(active) if version::compare(active, wanted) == Ordering::Equal => Outcome::Updated,
