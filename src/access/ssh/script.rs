@@ -24,11 +24,13 @@ pub const EXEC_DENIED: i64 = 126;
 /// Starts the engine, which reads its configuration from standard input.
 pub fn start(directory: &str) -> String {
     format!(
-        "{directory}/{ENGINE_PROGRAM} start --directory {directory}\n\
-         code=$?\n\
-         [ $code -ne {EXEC_DENIED} ] || echo \"the node has: $(cat /sys/kernel/security/lsm 2>/dev/null) \
-         $(grep -hsx fapolicyd /proc/[0-9]*/comm)\" >&2\n\
-         exit $code"
+        r#"{directory}/{ENGINE_PROGRAM} start --directory {directory}
+code=$?
+if [ $code -eq {EXEC_DENIED} ]; then
+    set -- $(cat /sys/kernel/security/lsm 2>/dev/null) $(grep -hsx fapolicyd /proc/[0-9]*/comm)
+    [ $# -eq 0 ] || echo "the node has $*" >&2
+fi
+exit $code"#
     )
 }
 
