@@ -94,6 +94,7 @@ impl Cycle<'_> {
         let mut address = self.session()?.peer_address();
         address.set_port(port);
         self.open(&ledger, &ground, &directory, address).await?;
+        self.session()?.rest().await;
 
         self.enter(Step::Join)?;
         let identity = authority.identity(&deployment, self.run.options.lease_s);

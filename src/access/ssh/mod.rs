@@ -298,12 +298,18 @@ impl Session {
         self.round_trip
     }
 
-    /// Ends the connection.
-    pub async fn close(mut self) {
+    /// Ends root's shell, until the next script needs one: for the time in which the engine works. A shell that waits
+    /// would outlive a connection that is cut without a word.
+    pub async fn rest(&mut self) {
         if let Some(shell) = self.shell.take() {
             // A node that hangs is left to its own connection timeouts.
             let _ = tokio::time::timeout(CLOSE_MAX, shell.end()).await;
         }
+    }
+
+    /// Ends the connection.
+    pub async fn close(mut self) {
+        self.rest().await;
         // The other side may be gone already; then there is nothing to say goodbye to.
         let _ = self.handle.disconnect(russh::Disconnect::ByApplication, "", "").await;
     }

@@ -1,4 +1,5 @@
-//! A shell with root's rights that stays for a whole cycle: one login shell, one sudo, one line in the node's log.
+//! A shell with root's rights for all scripts of the way in, and another for the way back: two login shells and two sudos
+//! a cycle. None waits on the node in between, while the engine works.
 //!
 //! Each command by itself would cost the node a channel, a login shell, sudo with its PAM modules and a shell, several
 //! milliseconds of CPU each. So one loop runs there, reads a script as one line, runs it in a subshell, and says how it
