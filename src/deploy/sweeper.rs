@@ -4,7 +4,7 @@
 //! deployment's summary lists what is still there, so it is corrected when that changes. It must never touch the
 //! traces of a deployment that still runs in this process.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -24,20 +24,28 @@ const FIRST_WAIT: Duration = Duration::from_secs(5);
 /// The longest wait: a node that is back is clean within this.
 const WAIT_MAX: Duration = Duration::from_secs(300);
 
+/// The wait after a node has refused the credentials: once a day locks no account.
+const REFUSED_WAIT: Duration = Duration::from_secs(24 * 3600);
+
 /// Which deployment on which node.
-type At = (DeploymentId, String);
+pub type At = (DeploymentId, String);
 
 /// When a place is tried again, and how long it was waited for.
 type Waiting = HashMap<At, (Instant, Duration)>;
 
 impl Deployments {
-    /// Takes back what is outstanding, now; what runs in this process excepted.
+    /// Takes back what is outstanding, now; what runs in this process excepted, and what is in `refused`.
     ///
     /// # Errors
     /// [`StoreError`] when the journal cannot be read; a node's failure is in its [`Swept`].
-    pub async fn sweep(&self, fleet: Option<&Fleet>) -> Result<Vec<Swept>, StoreError> {
+    pub async fn sweep(
+        &self,
+        fleet: Option<&Fleet>,
+        refused: &HashSet<At>,
+    ) -> Result<Vec<Swept>, StoreError> {
         let _alone = self.0.sweeping.lock().await;
-        let left = recover::left(&self.0.store, |id, node| self.is_live(id, node)).await?;
+        let mut left = recover::left(&self.0.store, |id, node| self.is_live(id, node)).await?;
+        left.retain(|left| !refused.contains(&place(left)));
         Ok(self.take_back(left, fleet).await)
     }
 
@@ -76,11 +84,13 @@ impl Deployments {
         let tried: Vec<At> = left.iter().map(place).collect();
         let swept = self.take_back(left, None).await;
         for tried in tried {
-            let still = swept.iter().any(|trace| {
-                (&trace.deployment, &trace.node) == (&tried.0, &tried.1) && trace.outstanding.is_some()
-            });
+            let of = |trace: &&Swept| (&trace.deployment, &trace.node) == (&tried.0, &tried.1);
+            let still = swept.iter().filter(of).any(|trace| trace.outstanding.is_some());
+            let refused = swept.iter().filter(of).any(|trace| trace.refused);
             let wait = waiting.remove(&tried).map_or(FIRST_WAIT, |(_, wait)| wait);
-            if still {
+            if refused {
+                waiting.insert(tried, (Instant::now() + REFUSED_WAIT, REFUSED_WAIT));
+            } else if still {
                 waiting.insert(tried, (Instant::now() + wait, (wait * 2).min(WAIT_MAX)));
             }
         }

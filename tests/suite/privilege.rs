@@ -195,7 +195,8 @@ fn a_sweep_with_a_password_that_is_no_longer_right_tries_it_once() {
     child.wait().unwrap();
 
     lab.on_node(1, "cp -p /etc/shadow /root/shadow; echo operator:another | chpasswd; : > /run/pam-failed");
-    let swept = run(&mut lab.carena(&["sweep", "--json"]));
+    // Also where it is told to wait for the node.
+    let swept = run(&mut lab.carena(&["sweep", "--json", "--wait", "15"]));
     assert_eq!(swept.exit, 253, "{}", swept.all);
     assert!(swept.all.contains("user operator was not let in"), "{}", swept.all);
     assert_eq!(lab.on_node(1, "cat /run/pam-failed"), "sshd operator\n");
