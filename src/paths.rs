@@ -14,6 +14,8 @@ pub const ENGINE_PID_FILE: &str = "pid";
 pub const ENGINE_BUSY_FILE: &str = "busy";
 /// The rule that was opened for the engine, as JSON, written just before it is opened: the lease closes it.
 pub const ENGINE_RULE_FILE: &str = "rule";
+/// The root shells that worked on the engine's directory, see [`crate::wire::root_shell`].
+pub const ENGINE_SHELLS_FILE: &str = "shells";
 /// Marks a directory on a node as ours; holds the deployment's id and nothing else.
 pub const ENGINE_MARKER_FILE: &str = "carena-deployment";
 /// Unix socket of the engine in its directory, mode 0600: where `carena-engine attach` joins.

@@ -11,6 +11,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use crate::paths::{ENGINE_MARKER_FILE, ENGINE_RULE_FILE};
 use crate::wire::firewall::RuleSpec;
 use crate::wire::message::StartConfig;
+use crate::wire::root_shell;
 
 /// Where firewall tools are; a daemon's PATH may lack sbin.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -28,23 +29,28 @@ pub fn signals() -> io::Result<SignalFd> {
 
 /// Takes back what the box opened and copied. Nobody is there to hear of a failure; the box's sweep is next.
 pub fn take_oneself_away(config: &StartConfig, directory: &Path, port: u16) {
-    close_port(config, directory, port);
+    let ended = directory.to_str().map(root_shell::end_script);
+    let closed = noted_rule(config, directory, port).map(|rule| rule.close_script());
+    for script in [ended, closed].into_iter().flatten() {
+        run(&script);
+    }
     let owner = std::fs::read_to_string(directory.join(ENGINE_MARKER_FILE));
     if owner.is_ok_and(|owner| owner.trim() == config.deployment.as_str()) {
         let _ = std::fs::remove_dir_all(directory);
     }
 }
 
-/// Closes what the box noted in the engine's directory before it opened it; no note, no rule.
-fn close_port(config: &StartConfig, directory: &Path, port: u16) {
-    let Ok(noted) = std::fs::read(directory.join(ENGINE_RULE_FILE)) else { return };
-    let Ok(rule) = serde_json::from_slice::<RuleSpec>(&noted) else { return };
-    if rule.deployment != config.deployment || rule.port != port {
-        return;
-    }
+/// What the box noted in the engine's directory before it opened it; no note, no rule.
+fn noted_rule(config: &StartConfig, directory: &Path, port: u16) -> Option<RuleSpec> {
+    let noted = std::fs::read(directory.join(ENGINE_RULE_FILE)).ok()?;
+    let rule: RuleSpec = serde_json::from_slice(&noted).ok()?;
+    (rule.deployment == config.deployment && rule.port == port).then_some(rule)
+}
+
+fn run(script: &str) {
     let mut shell = Command::new("/bin/sh");
-    shell.arg("-c").arg(rule.close_script()).env_clear().env("PATH", PATH).env("LC_ALL", "C");
+    shell.arg("-c").arg(script).env_clear().env("PATH", PATH).env("LC_ALL", "C");
     shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    #[expect(clippy::disallowed_methods, reason = "the node's own firewall tool; no installer runs now")]
+    #[expect(clippy::disallowed_methods, reason = "the node's own tools; no installer runs now")]
     let _ = shell.status();
 }

@@ -11,6 +11,7 @@ mod frozen;
 pub mod id;
 pub mod inventory;
 pub mod message;
+pub mod root_shell;
 
 /// The protocol spoken. A box and an engine of different numbers refuse each other at `Hello`.
 pub const PROTOCOL: u16 = 1;

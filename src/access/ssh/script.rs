@@ -6,15 +6,18 @@
 use crate::access::undo::{EngineFiles, EngineProcess, FirewallRule, Undo};
 use crate::paths::{ENGINE_BUSY_FILE, ENGINE_MARKER_FILE, ENGINE_PID_FILE, ENGINE_PROGRAM, ENGINE_RULE_FILE};
 use crate::wire::id::DeploymentId;
+use crate::wire::root_shell;
 
 /// Makes the engine's directory, its marker first, and unpacks the program into it.
 pub fn copy(directory: &str, deployment: &DeploymentId, bytes: usize, unpack: &str, unpacked: u64) -> String {
     format!(
         "mkdir {directory} || exit 31\n\
          printf %s {deployment} > {directory}/{ENGINE_MARKER_FILE} || exit 32\n\
+         {}\n\
          head -c {bytes} | {unpack} > {directory}/{ENGINE_PROGRAM} || exit 33\n\
          [ $(wc -c < {directory}/{ENGINE_PROGRAM}) -eq {unpacked} ] || {{ echo the engine arrived incomplete >&2; exit 34; }}\n\
-         chmod 700 {directory}/{ENGINE_PROGRAM}"
+         chmod 700 {directory}/{ENGINE_PROGRAM}",
+        root_shell::note_script(directory)
     )
 }
 
@@ -47,6 +50,14 @@ pub fn open(rule: &FirewallRule, directory: &str, noted: &str) -> String {
 /// Takes everything back in the given order; one line `undo NUMBER done|gone|failed WHY` for each.
 pub fn undo(deployment: &DeploymentId, undos: &[(i64, Undo)]) -> String {
     let mut script = String::new();
+    // Should this visit be cut off as well, the next one finds its shell.
+    for files in undos.iter().filter_map(|(_, undo)| as_files(undo)) {
+        script.push_str(&format!(
+            "owner=; {{ read -r owner < {}/{ENGINE_MARKER_FILE}; }} 2>/dev/null; [ \"$owner\" != {deployment} ] || {{ {}; }}\n",
+            files.directory,
+            root_shell::note_script(&files.directory)
+        ));
+    }
     for (entry, undo) in undos {
         let body = match undo {
             Undo::EngineProcess(undo) => stop(undo),
@@ -56,6 +67,13 @@ pub fn undo(deployment: &DeploymentId, undos: &[(i64, Undo)]) -> String {
         script.push_str(&format!("said=$( {{\n{body}\n}} 2>&1 ); case $? in\n0) echo undo {entry} done ;;\n3) echo undo {entry} gone ;;\n*) echo undo {entry} failed $said ;; esac\n"));
     }
     script
+}
+
+fn as_files(undo: &Undo) -> Option<&EngineFiles> {
+    match undo {
+        Undo::EngineFiles(files) => Some(files),
+        _ => None,
+    }
 }
 
 /// Exit 3: already gone. The engine is asked to end; it is killed only when no installation runs.
@@ -93,8 +111,11 @@ if [ "$owner" != {deployment} ]; then
     "$owner"*) [ "$(ls -A {directory})" != {ENGINE_MARKER_FILE} ] || rm -f {directory}/{ENGINE_MARKER_FILE} ;;
     esac
     rmdir {directory} || exit 1
+    exit 0
 fi
-rm -rf {directory}"#
+{}
+rm -rf {directory}"#,
+        root_shell::end_script(directory)
     )
 }
 
@@ -144,6 +165,38 @@ mod tests {
             assert_eq!(run(&undo(&id(), &undos)).contains("undo 7 done"), gone, "{marker}");
             assert_eq!(!directory.exists(), gone, "{marker}");
         }
+    }
+
+    #[test]
+    fn a_shell_that_was_left_behind_ends_and_no_other() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("carena-0190-test");
+        std::fs::create_dir(&directory).unwrap();
+        crate::durable::write(&directory.join(ENGINE_MARKER_FILE), b"0190-test", 0o600).unwrap();
+        let shell = |body: &str| {
+            #[expect(clippy::disallowed_methods, reason = "real shells to end")]
+            let child = Command::new("sh").args(["-c", body]).stdin(Stdio::piped()).spawn();
+            child.unwrap()
+        };
+        let noted = root_shell::note_script(directory.to_str().unwrap());
+        let mut ours = shell(&format!("{noted}; read -r end"));
+        let mut theirs = shell("read -r end");
+        let shells = directory.join(crate::paths::ENGINE_SHELLS_FILE);
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while !std::fs::read_to_string(&shells).is_ok_and(|text| text.ends_with('\n')) {
+            assert!(std::time::Instant::now() < end, "the shell did not note itself");
+            std::thread::yield_now();
+        }
+        // One whose number has gone to another process since.
+        let all = format!("{}{} 1\n", std::fs::read_to_string(&shells).unwrap(), theirs.id());
+        crate::durable::write(&shells, all.as_bytes(), 0o600).unwrap();
+        let undos = [(7, Undo::from(EngineFiles { directory: directory.to_str().unwrap().into() }))];
+        let reaper = std::thread::spawn(move || ours.wait().unwrap());
+        assert!(run(&undo(&id(), &undos)).contains("undo 7 done"));
+        assert!(!reaper.join().unwrap().success());
+        assert!(theirs.try_wait().unwrap().is_none());
+        theirs.kill().unwrap();
+        theirs.wait().unwrap();
     }
 
     #[test]
