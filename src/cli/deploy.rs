@@ -91,11 +91,18 @@ async fn run(order: Order, common: &Common, intent: Intent) -> Result<Ran, Ended
         (None, None) => return Err(Ended { exit: Exit::BadInput, message: "no fleet file is named".into() }),
     };
     ask_passwords(&mut fleet);
-    recover(&deployments, &fleet).await?;
     let (_, events) = deployments.events(None);
-    let started = match &order.retry {
-        None => deployments.start(fleet, intent).await,
-        Some(first) => deployments.retry(first, fleet, intent).await,
+    // A deployment of this very fleet that a crash left unfinished goes on; it is in use before the sweep looks.
+    let resumed = match (&order.retry, intent) {
+        (None, Intent::Install) => deployments.resume(&fleet).await,
+        _ => Ok(None),
+    };
+    let resumed = resumed.map_err(|error| Ended::with(Exit::Other, &error))?;
+    recover(&deployments, &fleet).await?;
+    let started = match (resumed, &order.retry) {
+        (Some(id), _) => Ok(id),
+        (None, None) => deployments.start(fleet, intent).await,
+        (None, Some(first)) => deployments.retry(first, fleet, intent).await,
     };
     let id = started.map_err(|error| Ended::with(Exit::BadInput, &error))?;
     show(&deployments, &id, events, &mut signals, Progress::new(common.json)).await;
