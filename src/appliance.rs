@@ -1,8 +1,8 @@
 //! The composition root of `serve`: network, store, recovery, HTTPS, console, in this order.
 //!
 //! On the appliance init starts it and hands a socket over, on which it is told where the console is; the network is
-//! then ours too. On any other host it is the same service over the host's network. Recovery of dead runs comes before
-//! `/healthz` answers. It must never write the token anywhere but to the console it was started from.
+//! then ours too. On any other host it is the same service over the host's network. Recovery of dead runs begins at once and
+//! holds nothing up: a node that does not answer must not keep the others waiting. It must never write the token anywhere but to the console it was started from.
 
 use std::net::IpAddr;
 use std::os::fd::{FromRawFd as _, OwnedFd};
@@ -44,14 +44,7 @@ pub async fn serve(told: Serve) -> Result<Exit, Ended> {
     let deployments = Deployments::new(store, Cache::embedded(), registry.clone(), port);
     let _control = Control::listen(&directory, deployments.clone())
         .inspect_err(|error| tracing::warn!(%error, "carena abort will not reach this process"));
-    match deployments.sweep(None).await {
-        Ok(swept) => {
-            for trace in swept.iter().filter(|trace| trace.outstanding.is_some()) {
-                tracing::warn!(node = trace.node, deployment = %trace.deployment, "still there: {}", trace.trace);
-            }
-        }
-        Err(error) => tracing::error!("recovery: {}", explain(&error)),
-    }
+    // What dead runs left; on a node that is deployed to, before it is begun there.
     deployments.keep_sweeping();
     registry.set_default(identity.server.clone(), console::router(deployments.clone(), token.clone()));
     let (shutdown, stopped) = tokio::sync::oneshot::channel::<()>();

@@ -105,23 +105,13 @@ async fn run(order: Order, common: &Common, intent: Intent) -> Result<Ran, Ended
         (None, Some(first)) => deployments.retry(first, fleet, intent).await,
     };
     let id = started.map_err(|error| Ended::with(Exit::BadInput, &error))?;
+    // What earlier runs left on these nodes is taken back before they are begun, on others meanwhile.
+    deployments.keep_sweeping();
     show(&deployments, &id, events, &mut signals, Progress::new(common.json)).await;
     match deployments.ended(&id).await {
         Some((summary, exit)) => Ok(Ran { deployments, summary, exit }),
         None => Err(Ended { exit: Exit::Other, message: "BUG: the deployment is not known".into() }),
     }
-}
-
-/// What earlier runs left is taken back first; what cannot be is tried again while this deployment runs.
-async fn recover(deployments: &Deployments, fleet: &Fleet) -> Result<(), Ended> {
-    let swept = deployments.sweep(Some(fleet)).await.map_err(|error| Ended::with(Exit::Other, &error))?;
-    for trace in swept {
-        if let Some(why) = trace.outstanding {
-            complain(&format!("{}: left by an earlier run, still there: {}: {why}", trace.node, trace.trace));
-        }
-    }
-    deployments.keep_sweeping();
-    Ok(())
 }
 
 /// Shows what happens until every node has its result; the first Ctrl-C cancels, the next say what is waited for.

@@ -1,5 +1,6 @@
 //! `carena sweep`: takes back what dead runs left on nodes.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -26,16 +27,22 @@ pub async fn sweep(
     let end = Instant::now() + wait;
     let mut signals =
         Signals::listen().map_err(|error| Ended { exit: Exit::Other, message: error.to_string() })?;
-    let (mut pause, mut found) = (FIRST_WAIT, false);
+    let (mut pause, mut found, mut refused) = (FIRST_WAIT, false, HashSet::new());
     loop {
-        let swept = deployments.sweep(fleet.as_ref()).await;
+        let swept = deployments.sweep(fleet.as_ref(), &refused).await;
         let swept = swept.map_err(|error| Ended::with(Exit::Other, &error))?;
         found |= !swept.is_empty();
         for trace in &swept {
             tell(trace, json);
         }
-        if swept.iter().all(|trace| trace.outstanding.is_none()) {
-            return Ok(if found { Exit::Done } else { Exit::NothingNeeded });
+        let still = swept.iter().any(|trace| trace.outstanding.is_some() && !trace.refused);
+        // A password that was refused is not tried again and again.
+        let no = swept.into_iter().filter(|trace| trace.refused);
+        refused.extend(no.map(|trace| (trace.deployment, trace.node)));
+        match (still, refused.is_empty()) {
+            (false, true) => return Ok(if found { Exit::Done } else { Exit::NothingNeeded }),
+            (false, false) => return Ok(Exit::Failed),
+            (true, _) => {}
         }
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {

@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use crate::access::ssh::Session;
 use crate::access::undo::{EntryId, Undo};
+use crate::error::chain;
 use crate::firmware::outcome::Outcome;
 use crate::fleet::Node;
+use crate::wire::id::ComponentId;
 use crate::wire::inventory::Inventory;
 use crate::wire::message::{Reply, Request};
 
@@ -44,6 +46,8 @@ pub struct Cycle<'a> {
     pub(super) before: Before,
     /// The components, as far as they have come.
     pub components: Vec<ComponentSummary>,
+    /// The component whose installer was started last.
+    pub(super) under_way: Option<ComponentId>,
     /// What the node is, once known.
     pub inventory: Option<Box<Inventory>>,
 }
@@ -61,6 +65,7 @@ impl<'a> Cycle<'a> {
             path: None,
             before: Before::default(),
             components: Vec::new(),
+            under_way: None,
             inventory: None,
         }
     }
@@ -87,6 +92,9 @@ impl<'a> Cycle<'a> {
             Err(CycleError::Cancelled) => CANCELLED,
             _ => "the node failed before",
         };
+        if let (Err(error), Some(id)) = (&forward, self.under_way.take()) {
+            self.doubt(id, error);
+        }
         install::fill_in(self.run, &mut self.components, why);
         if result == NodeResult::Done
             && self.components.iter().any(|component| component.outcome.is_failure())
@@ -100,6 +108,17 @@ impl<'a> Cycle<'a> {
         let (path, path_why) = self.path.take().map(|(path, why)| (path.name().to_owned(), why)).unzip();
         let components = std::mem::take(&mut self.components);
         (NodeSummary { result, path, path_why, error, components, outstanding_traces }, self.inventory)
+    }
+
+    /// An installer was started and its end was not seen: it may have written anything, and may still.
+    fn doubt(&mut self, id: ComponentId, error: &CycleError) {
+        let is_told = self.components.iter().any(|component| component.id == id);
+        // What the engine refused because of a cancel was never started.
+        if !is_told && !matches!(error, CycleError::Cancelled) {
+            let outcome =
+                Outcome::Unverified(format!("lost sight of while it was installed: {}", chain(error)));
+            self.components.push(ComponentSummary { id, from: None, to: None, outcome, log: None });
+        }
     }
 
     fn was_cancelled(&self, component: &ComponentSummary) -> bool {

@@ -83,6 +83,7 @@ impl Cycle<'_> {
         let mut address = self.session()?.peer_address();
         address.set_port(port);
         let port = self.open(&ledger, &ground, &directory, address).await?;
+        self.session()?.rest().await;
         let (engine, tunnel, blocked) = self.join(port, address, &directory, &authority).await?;
         let mut established = Established {
             engine: Arc::new(engine),

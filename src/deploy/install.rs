@@ -172,6 +172,7 @@ async fn one(
         }
     }
     cycle.enter(Step::Install)?;
+    cycle.under_way = Some(component.id.clone());
     let install = Request::Install(Install {
         component: component.id.clone(),
         sha256: component.sha256,

@@ -18,7 +18,7 @@ use crate::wire::id::DeploymentId;
 use super::event::{State, Step};
 use super::run::Run;
 use super::store::{Outstanding, Store, StoreError};
-use super::unwind::take_back;
+use super::unwind::{StillThere, take_back};
 
 /// Nodes swept at once.
 const PARALLEL: usize = 32;
@@ -57,6 +57,9 @@ pub struct Swept {
     /// Why it is still there; none when it is gone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outstanding: Option<String>,
+    /// The node has refused the credentials: only a person's next sweep tries again.
+    #[serde(skip)]
+    pub refused: bool,
 }
 
 /// Everything outstanding but what `live` says is still in use, by deployment and node.
@@ -91,11 +94,12 @@ impl Left {
         if let Some(session) = session {
             session.close().await;
         }
-        let swept = |((_, undo), result): (&(EntryId, Undo), Result<(), String>)| Swept {
+        let swept = |((_, undo), result): (&(EntryId, Undo), Result<(), StillThere>)| Swept {
             node: node.address.clone(),
             deployment: self.deployment.clone(),
             trace: undo.to_string(),
-            outstanding: result.err(),
+            refused: result.as_ref().is_err_and(|still| still.refused),
+            outstanding: result.err().map(|still| still.why),
         };
         self.undos.iter().zip(results).map(swept).collect()
     }
@@ -110,7 +114,7 @@ pub async fn before(run: &Run, node: &Node, left: Vec<Left>) -> Vec<String> {
             match swept.outstanding {
                 None => run.tell(&node.address, Step::Recover, State::Undone, Some(swept.trace)),
                 Some(why) => {
-                    let told = format!("{}: {why} (left by deployment {})", swept.trace, swept.deployment);
+                    let told = format!("{}: {why} {}", swept.trace, mention(&swept.deployment));
                     run.tell(&node.address, Step::Recover, State::Failed, Some(told.clone()));
                     still_there.push(told);
                 }
@@ -118,6 +122,11 @@ pub async fn before(run: &Run, node: &Node, left: Vec<Left>) -> Vec<String> {
         }
     }
     still_there
+}
+
+/// How a deployment's summary says that a trace is an earlier one's.
+pub fn mention(id: &DeploymentId) -> String {
+    format!("(left by deployment {id})")
 }
 
 /// Takes all of it back, many nodes at once; `knows` may replace a journalled node by one with usable credentials.

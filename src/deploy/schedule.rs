@@ -132,7 +132,7 @@ pub(super) struct Known {
     pub(super) nodes: Arc<[Node]>,
     inventories: HashMap<String, Inventory>,
     /// Its nodes; empty once it has ended.
-    places: HashSet<Place>,
+    pub(super) places: HashSet<Place>,
 }
 
 impl Known {

@@ -4,7 +4,7 @@
 //! deployment's summary lists what is still there, so it is corrected when that changes. It must never touch the
 //! traces of a deployment that still runs in this process.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -24,20 +24,28 @@ const FIRST_WAIT: Duration = Duration::from_secs(5);
 /// The longest wait: a node that is back is clean within this.
 const WAIT_MAX: Duration = Duration::from_secs(300);
 
+/// The wait after a node has refused the credentials: once a day locks no account.
+const REFUSED_WAIT: Duration = Duration::from_secs(24 * 3600);
+
 /// Which deployment on which node.
-type At = (DeploymentId, String);
+pub type At = (DeploymentId, String);
 
 /// When a place is tried again, and how long it was waited for.
 type Waiting = HashMap<At, (Instant, Duration)>;
 
 impl Deployments {
-    /// Takes back what is outstanding, now; what runs in this process excepted.
+    /// Takes back what is outstanding, now; what runs in this process excepted, and what is in `refused`.
     ///
     /// # Errors
     /// [`StoreError`] when the journal cannot be read; a node's failure is in its [`Swept`].
-    pub async fn sweep(&self, fleet: Option<&Fleet>) -> Result<Vec<Swept>, StoreError> {
+    pub async fn sweep(
+        &self,
+        fleet: Option<&Fleet>,
+        refused: &HashSet<At>,
+    ) -> Result<Vec<Swept>, StoreError> {
         let _alone = self.0.sweeping.lock().await;
-        let left = recover::left(&self.0.store, |id, node| self.is_live(id, node)).await?;
+        let mut left = recover::left(&self.0.store, |id, node| self.is_live(id, node)).await?;
+        left.retain(|left| !refused.contains(&place(left)));
         Ok(self.take_back(left, fleet).await)
     }
 
@@ -62,20 +70,28 @@ impl Deployments {
     /// Sweeps the places whose time has come.
     async fn sweep_due(&self, waiting: &mut Waiting) -> Result<(), StoreError> {
         let _alone = self.0.sweeping.lock().await;
-        let mut left = recover::left(&self.0.store, |id, node| self.is_live(id, node)).await?;
+        // A node that a deployment works on is that deployment's to clean; it does so before it begins there.
+        let mut left =
+            recover::left(&self.0.store, |id, node| self.is_live(id, node) || self.is_taken(node)).await?;
         let places: Vec<At> = left.iter().map(place).collect();
         waiting.retain(|place, _| places.contains(place));
         let now = Instant::now();
-        left.retain(|left| waiting.entry(place(left)).or_insert((now + FIRST_WAIT, FIRST_WAIT)).0 <= now);
+        // What a dead run left is tried at once; what an unwind of this process has just failed at, after a pause.
+        let first = |id: &DeploymentId| if self.known().contains_key(id) { now + FIRST_WAIT } else { now };
+        left.retain(|left| {
+            waiting.entry(place(left)).or_insert_with(|| (first(&left.deployment), FIRST_WAIT)).0 <= now
+        });
         let tried: Vec<At> = left.iter().map(place).collect();
         let swept = self.take_back(left, None).await;
         for tried in tried {
-            let still = swept.iter().any(|trace| {
-                (&trace.deployment, &trace.node) == (&tried.0, &tried.1) && trace.outstanding.is_some()
-            });
-            let wait = waiting.remove(&tried).map_or(FIRST_WAIT, |(_, wait)| (wait * 2).min(WAIT_MAX));
-            if still {
-                waiting.insert(tried, (Instant::now() + wait, wait));
+            let of = |trace: &&Swept| (&trace.deployment, &trace.node) == (&tried.0, &tried.1);
+            let still = swept.iter().filter(of).any(|trace| trace.outstanding.is_some());
+            let refused = swept.iter().filter(of).any(|trace| trace.refused);
+            let wait = waiting.remove(&tried).map_or(FIRST_WAIT, |(_, wait)| wait);
+            if refused {
+                waiting.insert(tried, (Instant::now() + REFUSED_WAIT, REFUSED_WAIT));
+            } else if still {
+                waiting.insert(tried, (Instant::now() + wait, (wait * 2).min(WAIT_MAX)));
             }
         }
         Ok(())
@@ -102,6 +118,18 @@ impl Deployments {
         nodes
             .iter()
             .any(|(address, summary)| *address == node.address && summary.result == NodeResult::Running)
+    }
+
+    /// Whether any deployment of this process still works on the node, or will.
+    fn is_taken(&self, node: &Node) -> bool {
+        let wanted = recover::place(node);
+        let known = self.known();
+        known.values().filter(|known| known.places.contains(&wanted)).any(|known| {
+            let mut nodes = known.nodes.iter().zip(&known.summary.nodes);
+            nodes.any(|(node, (_, summary))| {
+                summary.result == NodeResult::Running && recover::place(node) == wanted
+            })
+        })
     }
 
     /// A node with better credentials than the journal has: given now, or by the API when the deployment began.
@@ -135,6 +163,26 @@ impl Deployments {
                 }),
             };
             self.save(summary).await;
+            if still.is_empty() {
+                self.forget_mentions(&id, &node).await;
+            }
+        }
+    }
+
+    /// Later deployments that found these traces on their node, and list them too, need not any more.
+    async fn forget_mentions(&self, id: &DeploymentId, node: &str) {
+        let mention = recover::mention(id);
+        let mut corrected = Vec::new();
+        for known in self.known().values_mut() {
+            let here = known.summary.nodes.iter_mut().filter(|(address, _)| address == node);
+            let traces = here.map(|(_, summary)| &mut summary.outstanding_traces);
+            for traces in traces.filter(|traces| traces.iter().any(|trace| trace.ends_with(&mention))) {
+                traces.retain(|trace| !trace.ends_with(&mention));
+                corrected.push(known.summary.deployment.clone());
+            }
+        }
+        for id in corrected {
+            self.save(self.get(&id).map(|(summary, _)| summary)).await;
         }
     }
 }

@@ -41,7 +41,7 @@ impl Cycle<'_> {
                 self.step = steps(undo);
                 match result {
                     Ok(()) => self.tell(State::Undone, None),
-                    Err(why) => {
+                    Err(StillThere { why, .. }) => {
                         self.tell(State::Failed, Some(format!("{undo}: {why}")));
                         outstanding.push(format!("{undo}: {why}"));
                     }
@@ -80,6 +80,15 @@ pub async fn connect(store: &Store, node: &Node) -> Result<Session, CycleError> 
     Ok(session)
 }
 
+/// Why a trace is still there.
+#[derive(Debug, Clone)]
+pub struct StillThere {
+    /// In words.
+    pub why: String,
+    /// The credentials were looked at and refused: trying again by itself would lock the account.
+    pub refused: bool,
+}
+
 /// Takes `undos` back in their order, over `session` if it still lives, else over a new one, and marks in the
 /// store what is gone. One result for each.
 pub async fn take_back(
@@ -88,19 +97,19 @@ pub async fn take_back(
     deployment: &DeploymentId,
     mut session: Option<Session>,
     undos: &[(EntryId, Undo)],
-) -> (Option<Session>, Vec<Result<(), String>>) {
+) -> (Option<Session>, Vec<Result<(), StillThere>>) {
     let mut ordered = undos.to_vec();
     ordered.sort_by_key(|(_, undo)| turn(undo));
-    let mut last = "the node could not be reached".to_owned();
+    let mut last = StillThere { why: "the node could not be reached".to_owned(), refused: false };
     for attempt in 0..=RECONNECTS {
         let mut live = match session.take() {
             Some(session) => session,
             None => match connect(store, node).await {
                 Ok(session) => session,
                 Err(error) => {
-                    last = crate::error::explain(&error);
-                    if error.is_final() {
-                        break; // they do not come back by waiting
+                    last = StillThere { why: crate::error::explain(&error), refused: error.is_final() };
+                    if last.refused {
+                        break;
                     }
                     tokio::time::sleep(Duration::from_millis(250 << attempt)).await;
                     continue;
@@ -111,20 +120,22 @@ pub async fn take_back(
             Ok(results) => {
                 let gone =
                     results.iter().filter(|(_, result)| result.is_ok()).map(|(entry, _)| *entry).collect();
-                let mut marked = store.undone(gone).await.map_err(|error| crate::error::explain(&error));
+                let still = |why| StillThere { why, refused: false };
+                let mut marked =
+                    store.undone(gone).await.map_err(|error| still(crate::error::explain(&error)));
                 let told = undos.iter().map(|(entry, _)| {
                     let result = results.iter().find(|(other, _)| other == entry);
                     match result {
                         Some((_, Ok(_))) => std::mem::replace(&mut marked, Ok(())),
-                        Some((_, Err(why))) => Err(why.clone()),
-                        None => Err("the node did not say whether it is gone".to_owned()),
+                        Some((_, Err(why))) => Err(still(why.clone())),
+                        None => Err(still("the node did not say whether it is gone".to_owned())),
                     }
                 });
                 return (Some(live), told.collect());
             }
             Err(error) => {
-                last = crate::error::explain(&error);
-                if error.is_final() {
+                last = StillThere { why: crate::error::explain(&error), refused: error.is_final() };
+                if last.refused {
                     break;
                 }
             }

@@ -57,23 +57,17 @@ pub fn target(node: &Node, pinned: Option<String>) -> Result<Target, CredentialE
     if let Some(why) = node.address_fault() {
         return Err(CredentialError::Address { address: node.address.clone(), why });
     }
-    let password = match (&node.password, &node.password_file) {
-        (Some(password), _) => Some(password.clone()),
-        (None, Some(path)) => Some(read("password", path)?),
-        (None, None) => None,
-    };
-    let key = match (&node.key_file, &node.key_passphrase_file) {
-        (Some(path), passphrase) => Some(Key {
-            pem: read_whole("key", path)?,
-            passphrase: passphrase.as_ref().map(|path| read("key passphrase", path)).transpose()?,
-        }),
-        (None, _) => None,
-    };
+    let password = given(&node.password, || read("password", node.password_file.as_deref()))?;
+    let passphrase =
+        given(&node.key_passphrase, || read("key passphrase", node.key_passphrase_file.as_deref()))?;
+    let key = given(&node.key, || read_whole("key", node.key_file.as_deref()))?;
+    let key = key.map(|pem| Key { pem, passphrase });
     if key.is_none() && password.is_none() {
         return Err(CredentialError::Missing { user: node.user.clone() });
     }
-    let own = node.privilege_password_file.as_ref();
-    let own = own.map(|path| read("privilege password", path)).transpose()?;
+    let own = given(&node.privilege_password, || {
+        read("privilege password", node.privilege_password_file.as_deref())
+    })?;
     let privilege = match node.privilege {
         PrivilegeKind::Root => Privilege::Root,
         PrivilegeKind::Sudo => Privilege::Sudo { login: password.clone(), own },
@@ -94,13 +88,23 @@ pub fn target(node: &Node, pinned: Option<String>) -> Result<Target, CredentialE
     })
 }
 
-fn read_whole(what: &'static str, path: &Path) -> Result<Secret, CredentialError> {
+/// What was given itself, else what a file holds.
+fn given(
+    secret: &Option<Secret>,
+    file: impl FnOnce() -> Result<Option<Secret>, CredentialError>,
+) -> Result<Option<Secret>, CredentialError> {
+    secret.clone().map_or_else(file, |secret| Ok(Some(secret)))
+}
+
+fn read_whole(what: &'static str, path: Option<&Path>) -> Result<Option<Secret>, CredentialError> {
+    let Some(path) = path else { return Ok(None) };
     let text = std::fs::read_to_string(path);
-    text.map(Secret::new).map_err(|source| CredentialError::File { what, path: path.to_owned(), source })
+    let text = text.map_err(|source| CredentialError::File { what, path: path.to_owned(), source })?;
+    Ok(Some(Secret::new(text)))
 }
 
 /// A password is the file's first line: editors add the line's end.
-fn read(what: &'static str, path: &Path) -> Result<Secret, CredentialError> {
-    let whole = read_whole(what, path)?;
-    Ok(Secret::new(whole.reveal().lines().next().unwrap_or_default().to_owned()))
+fn read(what: &'static str, path: Option<&Path>) -> Result<Option<Secret>, CredentialError> {
+    let first = |whole: Secret| Secret::new(whole.reveal().lines().next().unwrap_or_default().to_owned());
+    Ok(read_whole(what, path)?.map(first))
 }

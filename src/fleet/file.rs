@@ -67,9 +67,18 @@ pub struct Node {
     /// The host key's fingerprint, `SHA256:…`, if it is known beforehand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_key: Option<String>,
-    /// The password itself: from the API or a prompt only, refused in a file.
+    /// The password itself. This and what follows: from the API or a prompt only, refused in a file, never kept.
     #[serde(default, skip_serializing)]
     pub password: Option<Secret>,
+    /// The private key itself.
+    #[serde(default, skip_serializing)]
+    pub key: Option<Secret>,
+    /// The passphrase that decrypts the key.
+    #[serde(default, skip_serializing)]
+    pub key_passphrase: Option<Secret>,
+    /// The password that sudo or su asks for, if it is not the login's.
+    #[serde(default, skip_serializing)]
+    pub privilege_password: Option<Secret>,
 }
 
 fn ssh_port() -> u16 {
@@ -162,14 +171,12 @@ impl Fleet {
             fleet.baseline = base.join(&fleet.baseline).to_string_lossy().into_owned();
         }
         for node in &mut fleet.nodes {
-            if node.password.is_some() {
-                return Err(FleetError::Invalid {
-                    place: path.display().to_string(),
-                    why: format!(
-                        "node {}: a password may not stand in the fleet file; name a password_file",
-                        node.address
-                    ),
-                });
+            if let Some((field, _)) = node.secrets().into_iter().find(|(_, secret)| secret.is_some()) {
+                let why = format!(
+                    "node {}: a {field} may not stand in the fleet file; name a {field}_file",
+                    node.address
+                );
+                return Err(FleetError::Invalid { place: path.display().to_string(), why });
             }
             for file in node.files_mut() {
                 *file = file.take().map(|file| base.join(file));
@@ -189,8 +196,10 @@ impl Fleet {
             .map_err(|error| FleetError::Syntax { place: place.clone(), why: error.to_string() })?;
         let names_files = |node: &mut Node| node.files_mut().into_iter().any(|file| file.is_some());
         if let Some(node) = fleet.nodes.iter_mut().find_map(|node| names_files(node).then_some(node)) {
-            let why =
-                format!("node {}: a request cannot name files of the box; send the password", node.address);
+            let why = format!(
+                "node {}: a request cannot name files of the box; send the password or key itself",
+                node.address
+            );
             return Err(FleetError::Invalid { place, why });
         }
         if fleet.baseline.contains('/') {
@@ -218,6 +227,10 @@ impl Fleet {
         }
         let mut seen = std::collections::HashSet::new();
         for node in &self.nodes {
+            let (key, passphrase) = (&node.key_file, &node.key_passphrase_file);
+            if passphrase.is_some() && key.is_none() {
+                return invalid(format!("node {}: key_passphrase_file without key_file", node.address));
+            }
             // Events and results are told by address, so an address stands for one node.
             if !seen.insert(node.host().to_owned()) {
                 return invalid(format!("node {} is named twice", node.address));
@@ -228,6 +241,16 @@ impl Fleet {
 }
 
 impl Node {
+    /// Every field that holds a secret, and what it is called.
+    fn secrets(&self) -> [(&'static str, &Option<Secret>); 4] {
+        [
+            ("password", &self.password),
+            ("key", &self.key),
+            ("key_passphrase", &self.key_passphrase),
+            ("privilege_password", &self.privilege_password),
+        ]
+    }
+
     /// Every field that names a file.
     fn files_mut(&mut self) -> [&mut Option<PathBuf>; 4] {
         [
@@ -305,6 +328,11 @@ mod tests {
         assert!(refuse(&format!("baseline = \"demo\"\nbasline = 1\n{nodes}")).contains("fleet.toml:2"));
         assert!(refuse("baseline = \"demo\"\n").contains("no node"));
         assert!(refuse(&format!("baseline = \"demo\"\n{nodes}password = \"x\"\n")).contains("password_file"));
+        assert!(refuse(&format!("baseline = \"demo\"\n{nodes}key = \"x\"\n")).contains("name a key_file"));
+        assert!(
+            refuse(&format!("baseline = \"demo\"\n{nodes}key_passphrase_file = \"x\"\n"))
+                .contains("without key_file")
+        );
         assert!(refuse(&format!("baseline = \"demo\"\n{nodes}{nodes}")).contains("twice"));
         assert!(refuse(&format!("baseline = \"demo\"\n[options]\nlease_s = 1\n{nodes}")).contains("lease_s"));
     }
@@ -317,9 +345,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_of_a_node_has_no_password() {
+    fn what_is_kept_of_a_node_has_no_secret() {
         let mut node = node("fd00::1");
-        node.password = Some(Secret::new("hunter2".into()));
+        let secret = Some(Secret::new("hunter2".into()));
+        (node.password, node.key, node.key_passphrase) = (secret.clone(), secret.clone(), secret.clone());
+        node.privilege_password = secret;
         assert!(!serde_json::to_string(&node).unwrap().contains("hunter2"));
     }
 }

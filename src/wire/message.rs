@@ -31,7 +31,7 @@ pub struct StartConfig {
     pub port: u16,
     /// Seconds without a word from the box after which the engine takes itself away.
     pub lease_s: u32,
-    /// The box's address as the node sees it; the engine's own rule is [`super::firewall::RuleSpec`] with the port it got.
+    /// The box's address as the node sees it.
     pub box_address: IpAddr,
 }
 

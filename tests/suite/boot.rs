@@ -145,7 +145,8 @@ impl Machine {
     /// What a monitor command writes to a file, once it is as long as it will be.
     fn dump(&self, command: &str, length: u64) -> Vec<u8> {
         let path = self.dir.path().join("dump");
-        self.monitor(&format!("{command} {}", path.display()));
+        // In quotes: after a number, a slash would be a division.
+        self.monitor(&format!("{command} \"{}\"", path.display()));
         until(command, DOWN, || fs::metadata(&path).is_ok_and(|file| file.len() >= length));
         let bytes = fs::read(&path).unwrap();
         fs::remove_file(path).unwrap();

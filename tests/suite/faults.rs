@@ -172,7 +172,7 @@ enum BoxFault {
     Paused(Duration),
 }
 
-/// Every place an engine could go to, small enough to be filled, and the root mounted as after a restart.
+/// The root mounted as after a restart, and then [`LIMIT`].
 fn prepare(lab: &Lab, nodes: &[usize]) {
     for k in nodes {
         lab.restart(*k);
@@ -180,7 +180,9 @@ fn prepare(lab: &Lab, nodes: &[usize]) {
     }
 }
 
-const LIMIT: &str = "for d in /var/tmp /tmp /run /dev/shm; do mount -o remount,size=48M $d; done";
+/// Every place an engine could go to is small enough to be filled, and the chains that faults use are there.
+const LIMIT: &str = "for d in /var/tmp /tmp /run /dev/shm; do mount -o remount,size=48M $d; done
+    ip6tables -I OUTPUT -p tcp -j ACCEPT && ip6tables -D OUTPUT -p tcp -j ACCEPT";
 
 const HEAL: &str = "rm -f /var/tmp/fill /tmp/fill /run/fill /dev/shm/fill
     while ip6tables -D INPUT -p tcp -m comment --comment lab-fault -j DROP 2>/dev/null; do :; done";
@@ -252,6 +254,7 @@ fn one_round(lab: &Lab, chance: &mut Chance, round: u64, nodes: &[usize], before
     println!("{told}");
     let running = Running::start(lab, &["deploy", fleet.to_str().unwrap(), "--json"]);
     let pid = running.pid_when_started();
+    let parent = running.parent();
     let done = std::thread::scope(|scope| {
         for (k, at, fault) in &faults {
             scope.spawn(|| {
@@ -270,6 +273,8 @@ fn one_round(lab: &Lab, chance: &mut Chance, round: u64, nodes: &[usize], before
                     send(Signal::SIGSTOP);
                     std::thread::sleep(time);
                     send(Signal::SIGCONT);
+                    // nsenter stops itself with its child.
+                    let _ = nix::sys::signal::kill(parent, Signal::SIGCONT);
                 }
             }
         });

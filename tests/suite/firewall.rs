@@ -59,6 +59,9 @@ const FIREWALLD: &str = "mkdir -p /run/dbus; dbus-daemon --system --fork
     # Everything that is read is loaded once, so that nothing comes later by itself.
     firewall-cmd --list-all >/dev/null";
 
+/// The interface is bound to a zone that is not the default one.
+const FIREWALLD_ZONE: &str = "firewall-cmd --zone=work --change-interface=eth0 >/dev/null";
+
 /// A chain that ends in REJECT, behind a jump.
 const REJECT: &str = "for t in iptables ip6tables; do
     $t -N gate; $t -A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT; $t -A INPUT -j gate
@@ -77,14 +80,14 @@ const UFW: &str = "ufw allow 22/tcp >/dev/null; ufw --force enable >/dev/null";
 /// What each kind of tool lists.
 const LISTING: &str = "nft -s list ruleset; for t in iptables-save ip6tables-save iptables-legacy-save ip6tables-legacy-save; do
     $t | sed -e 's/\\[[0-9:]*\\]//' -e /^#/d
-done 2>/dev/null; command -v firewall-cmd >/dev/null && grep -qsx firewalld /proc/[0-9]*/comm && firewall-cmd --list-all";
+done 2>/dev/null; command -v firewall-cmd >/dev/null && grep -qsx firewalld /proc/[0-9]*/comm && firewall-cmd --list-all-zones";
 
 /// Node, how it is made, what opens it.
 fn flavours() -> BTreeMap<usize, (String, &'static str)> {
     let none = |then: &str| format!("{NONE}{then}");
     BTreeMap::from([
         (1, (String::new(), "ip6tables")),
-        (2, (none(FIREWALLD), "firewalld zone public")),
+        (2, (none(&format!("{FIREWALLD}\n{FIREWALLD_ZONE}")), "firewalld zone work")),
         (3, (none(UFW), "ip6tables")),
         (4, (none(NFT), "nft inet filter input")),
         (5, (none(LEGACY), "ip6tables-legacy")),

@@ -203,3 +203,56 @@ fn a_second_ctrl_c_says_what_is_waited_for_and_breaks_nothing() {
         assert_eq!(lab.on_node(k, "ls /var/lib/quick 2>/dev/null"), "");
     }
 }
+
+#[test]
+fn a_lost_terminal_does_not_end_a_deployment() {
+    let lab = Lab::up(1);
+    let fleet = lab.fleet(&[1], slow_then_quick(&lab).to_str().unwrap(), "");
+    let mut gone = false;
+    let done =
+        Running::start(&lab, &["deploy", fleet.to_str().unwrap(), "--json"]).watch(|running, event| {
+            if is(event, "install", "started") && !std::mem::replace(&mut gone, true) {
+                running.signal(Signal::SIGHUP);
+            }
+        });
+    assert_eq!((done.exit, done.outcomes(&lab, 1)), (0, vec!["updated", "updated"]), "{}", done.all);
+    assert!(done.stderr.contains("the terminal is gone, the deployment goes on"), "{}", done.stderr);
+}
+
+#[test]
+fn what_was_under_way_when_the_box_died_is_retried() {
+    let lab = Lab::up(2);
+    let before = [lab.snapshot(1), lab.snapshot(2)];
+    let fleet = lab.fleet(&[1, 2], slow_then_quick(&lab).to_str().unwrap(), "parallel = 1");
+    let mut id = String::new();
+    Running::start(&lab, &["deploy", fleet.to_str().unwrap(), "--json"]).watch(|running, event| {
+        if is(event, "install", "started") {
+            id = event["deployment"].as_str().unwrap().to_owned();
+            running.signal(Signal::SIGKILL);
+        }
+    });
+    let retried = run(&mut lab.carena(&["deploy", "--retry", &id, "--json"]));
+    assert_eq!(retried.exit, 0, "{}", retried.all);
+    assert_eq!(retried.outcomes(&lab, 2), ["updated", "updated"]);
+    for k in [1, 2] {
+        assert_eq!(lab.on_node(k, "cat /var/lib/slow /var/lib/quick"), "2.0\n2.0\n");
+        assert_eq!(besides(&lab.snapshot(k), &["slow", "quick"]), before[k - 1], "node {k}");
+    }
+}
+
+#[test]
+fn a_service_is_reached_by_abort_too() {
+    let lab = Lab::up(1);
+    let mut serve = lab.carena(&["serve"]).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let socket = lab.dir().join("state/control");
+    let end = Instant::now() + Duration::from_secs(30);
+    while !socket.exists() {
+        assert!(Instant::now() < end, "no socket in the state directory");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let refused = run(&mut lab.carena(&["abort", "0190-none"]));
+    serve.kill().unwrap();
+    serve.wait().unwrap();
+    assert_eq!(refused.exit, 254, "{}", refused.all);
+    assert!(refused.stderr.contains("no deployment 0190-none runs here (nothing runs)"), "{}", refused.all);
+}

@@ -95,7 +95,7 @@ impl Lab {
             done
             command -v nft >/dev/null && nft -s list ruleset
             cat /proc/self/mounts; who
-            find /etc /var /root /home /opt /srv /boot /usr/local -xdev -newer /run/sshd.pid -type f -print | grep -v -e ^/var/lib/sudo -e ^/var/log/[bw]tmp -e ^/var/log/lastlog | sort
+            find /etc /var /root /home /opt /srv /boot /usr/local -xdev -newer /run/sshd.pid -type f -print | grep -v -e ^/var/cache/apt -e ^/var/lib/sudo -e ^/var/log/[bw]tmp -e ^/var/log/lastlog | sort
             find /run /tmp /var/tmp /root /etc /var/lib /dev/shm -xdev | grep -v -e ^/run/motd -e ^/run/sudo -e ^/var/lib/sudo -e ^/run/utmp | sort
             ps -e -o comm= | grep -v -e ^sshd -e ^ps$ -e ^sh$ -e ^find$ -e ^sort$ -e ^grep$ | sort",
         )

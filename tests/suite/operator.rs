@@ -101,6 +101,11 @@ impl Running {
         }
     }
 
+    /// What was started: the program itself, or nsenter, which waits for it.
+    pub fn parent(&self) -> nix::unistd::Pid {
+        nix::unistd::Pid::from_raw(self.child.id().cast_signed())
+    }
+
     /// The most memory it has had resident, KiB; 0 when it has ended.
     pub fn memory_peak_kib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();

@@ -105,6 +105,7 @@ fn ways() -> Vec<Way> {
         refused("a wrong password for sudo", "true", own(SUDO_BY_KEY, "wrong"), "sudo does not take the password of user operator", 1),
         refused("a wrong password for sudo on a terminal", REQUIRETTY, own(SUDO_BY_KEY, "wrong"), "sudo does not take the password of user operator", 1),
         refused("a wrong password for sudo where sessions know no signals", "echo 'ForceCommand exec sh -c \"$SSH_ORIGINAL_COMMAND\"' >> /etc/ssh/sshd_config; kill -HUP 1", own(SUDO_BY_KEY, "wrong"), "sudo does not take the password of user operator", 1),
+        refused("a wrong password for sudo below dropbear", DROPBEAR, with(&own(SUDO_BY_KEY, "wrong"), "port = 2222"), "sudo does not take the password of user operator", 1),
         refused("targetpw and the login's password", TARGETPW, SUDO, "sudo asks user operator for the password of root, and none is given", 0),
         refused("no password for sudo", "true", SUDO_BY_KEY, "sudo asks user operator for the password of operator, and none is given", 0),
         refused("not in sudoers", "rm /etc/sudoers.d/operator", SUDO, "sudo refuses user operator: operator is not in the sudoers file", 0),
@@ -113,6 +114,7 @@ fn ways() -> Vec<Way> {
         refused("su with a wrong password", "true", su("wrong"), "su does not take the password of user root", 1),
         refused("su for the wheel only", "sed -i '1i auth required pam_wheel.so' /etc/pam.d/su", su("root.secret"), "su refuses user operator: su: Permission denied", 0),
         refused("not root", "true", "user = \"operator\"\nkey_file = \"id_ed25519\"", "user operator is not root", 0),
+        refused("a password that has expired", "chage -d 0 operator", SUDO, "Password change required but no TTY available", 0),
         refused("a forced command", "echo 'ForceCommand echo backups only' >> /etc/ssh/sshd_config; kill -HUP 1", ROOT, "the server did not run our command but answered: \\\"backups only\\\"", 0),
         refused("no login shell", "usermod -s /usr/sbin/nologin operator", SUDO, "the server did not run our command but answered: \\\"This account is currently not available.\\\"", 0),
         refused("a wrong password", "true", "user = \"operator\"\npassword_file = \"wrong\"", "user operator was not let in", 1),
@@ -193,7 +195,8 @@ fn a_sweep_with_a_password_that_is_no_longer_right_tries_it_once() {
     child.wait().unwrap();
 
     lab.on_node(1, "cp -p /etc/shadow /root/shadow; echo operator:another | chpasswd; : > /run/pam-failed");
-    let swept = run(&mut lab.carena(&["sweep", "--json"]));
+    // Also where it is told to wait for the node.
+    let swept = run(&mut lab.carena(&["sweep", "--json", "--wait", "15"]));
     assert_eq!(swept.exit, 253, "{}", swept.all);
     assert!(swept.all.contains("user operator was not let in"), "{}", swept.all);
     assert_eq!(lab.on_node(1, "cat /run/pam-failed"), "sshd operator\n");

@@ -1,6 +1,6 @@
-//! One command on the node with root's rights, its input and its output.
+//! Scripts on the node with root's rights: the way to root's shell, and running one script after the other in it.
 //!
-//! The script says [`READY`] when it runs with root's rights. Only then is its input sent: before that, sudo or su
+//! The shell says [`READY`] when it runs with root's rights. Only then is anything sent to it: before that, sudo or su
 //! could be reading, and would take a key for a password. A password is sent when it is asked for, once. At a second
 //! question the asking program is killed before it can count another attempt against the account: a lost input
 //! would be one. A terminal is asked for only where sudo or su wants one, and it is raw: no byte is changed by it.
@@ -12,12 +12,9 @@ use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Pty, Sig};
 
 use super::error::AccessError;
 use super::login_shell::{self, Become, PROCESS, READY};
+use super::shell::{Ended, LOOP, RootShell};
 use super::{Privilege, Session};
 use crate::secret::Secret;
-
-/// Bytes of a packet, the most that OpenSSH takes. For each packet that arrives sshd copies what its program has not read
-/// yet: an engine in few large packets costs the node 18 ms of CPU less than in many small ones.
-const PACKET_BYTES: usize = 32 * 1024;
 
 /// Most bytes kept of a command's output and of its errors.
 const OUTPUT_BYTES_MAX: usize = 1024 * 1024;
@@ -74,12 +71,11 @@ struct Seen {
     asked: u32,
     ready: bool,
     stdout: Vec<u8>,
-    stderr: Vec<u8>,
     code: Option<i64>,
 }
 
 impl Session {
-    /// Runs `body` as root; `what` names it in errors.
+    /// Runs `body` as root; `what` names it in errors. It knows how much it reads of `input`.
     pub(super) async fn run(
         &mut self,
         what: &'static str,
@@ -87,41 +83,60 @@ impl Session {
         input: &[u8],
         limit: Duration,
     ) -> Result<Output, AccessError> {
-        let work = async {
-            let mut seen = self.attempt(body, input).await?;
-            if !seen.ready && !self.terminal && wants_terminal(&seen.said_before()) {
-                self.terminal = true;
-                seen = self.attempt(body, input).await?;
+        // Taken out, so that a shell with which anything went wrong is not used again.
+        let mut shell = self.shell.take();
+        let done = tokio::time::timeout(limit, self.run_in(&mut shell, what, body, input)).await;
+        match (done, shell) {
+            (Ok(Ok(output)), shell) => {
+                self.shell = shell;
+                Ok(output)
             }
-            self.judge(what, &seen)
-        };
-        tokio::time::timeout(limit, work)
-            .await
-            .map_err(|_| AccessError::ScriptTimedOut { what, seconds: limit.as_secs() })?
-    }
-
-    async fn attempt(&self, body: &str, input: &[u8]) -> Result<Seen, AccessError> {
-        let Begun { mut reader, writer, mut seen } = self.begin(body).await?;
-        let feed = async {
-            // What the node does not take it has its reasons for: its exit code tells. No end is sent after it: a
-            // terminal has none, a forced one makes a character of it, and every script knows how much it reads.
-            let _ = send(&writer, input).await;
-        };
-        tokio::pin!(feed);
-        let mut fed = !seen.ready;
-        loop {
-            let message = tokio::select! {
-                message = reader.wait() => message,
-                () = &mut feed, if !fed => {
-                    fed = true;
-                    continue;
+            (Ok(Err(error)), _) => Err(error),
+            (Err(_), shell) => {
+                if let Some(shell) = shell {
+                    shell.abandon().await;
                 }
-            };
-            match message {
-                None => return Ok(seen),
-                Some(message) => seen.take(&message),
+                Err(AccessError::ScriptTimedOut { what, seconds: limit.as_secs() })
             }
         }
+    }
+
+    async fn run_in(
+        &mut self,
+        kept: &mut Option<RootShell>,
+        what: &'static str,
+        body: &str,
+        input: &[u8],
+    ) -> Result<Output, AccessError> {
+        let lost = |source| AccessError::Lost { source };
+        let mut ended = Ended::NeverBegun;
+        if let Some(shell) = kept {
+            ended = shell.run(body, input).await.map_err(lost)?;
+        }
+        if ended == Ended::NeverBegun {
+            // There was none, or it had ended while nobody used it.
+            ended = kept.insert(self.open_shell().await?).run(body, input).await.map_err(lost)?;
+        }
+        match ended {
+            Ended::With { code: 0, stdout, .. } => Ok(Output { stdout }),
+            Ended::With { code, stdout, stderr } => {
+                if let Some(shell) = kept.take() {
+                    shell.end().await;
+                }
+                // A terminal makes one stream of both.
+                let said = if stderr.is_empty() { &stdout } else { &stderr };
+                let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+                Err(AccessError::Script { what, code, stderr: lines.join("; ") })
+            }
+            Ended::NeverBegun | Ended::Lost => Err(lost(russh::Error::Disconnect)),
+        }
+    }
+
+    /// A shell with root's rights.
+    async fn open_shell(&mut self) -> Result<RootShell, AccessError> {
+        // The loop says nothing before it is asked to run something, so nothing came along.
+        let (Begun { reader, writer, .. }, _) = self.begin_stream(LOOP).await?;
+        Ok(RootShell::new(reader, writer))
     }
 
     /// Begins the script and answers what is asked before it runs. At its end the script is ready for its input, or
@@ -193,16 +208,17 @@ impl Session {
 
     /// Whether a password is asked for that was not asked for before, and whose, if the program says so.
     fn question(&self, seen: &mut Seen) -> Option<Option<String>> {
-        if seen.ready || matches!(self.privilege, Privilege::Root) {
-            return None;
-        }
+        // Before that, a login shell talks, and nobody there is owed a password.
+        seen.process().filter(|_| !seen.ready)?;
         let text = String::from_utf8_lossy(seen.before.get(seen.read..)?).into_owned();
         let asked =
             text.split_once(&seen.prompt).and_then(|(_, rest)| Some(rest.split_once(':')?.0.to_owned()));
+        // A sudo that does not know %p leaves it as it is.
+        let asked = asked.map(|whose| Some(whose).filter(|whose| whose != "%p"));
         // su, and a sudo whose administrator wants his own words, ask at the end of what they say.
         let last = text.rsplit('\n').next().unwrap_or_default();
         let own_words = last.to_ascii_lowercase().contains("password") && last.trim_end().ends_with(':');
-        let found = asked.map(Some).or(own_words.then_some(None))?;
+        let found = asked.or(own_words.then_some(None))?;
         seen.read = seen.before.len();
         Some(found)
     }
@@ -262,23 +278,6 @@ impl Session {
         Ok((begun, first))
     }
 
-    fn judge(&self, what: &'static str, seen: &Seen) -> Result<Output, AccessError> {
-        if !seen.ready {
-            return Err(self.refusal(seen));
-        }
-        let stdout = String::from_utf8_lossy(&seen.stdout);
-        match seen.code {
-            Some(0) => Ok(Output { stdout: stdout.into_owned() }),
-            None => Err(AccessError::Lost { source: russh::Error::Disconnect }),
-            Some(code) => {
-                let errors = String::from_utf8_lossy(&seen.stderr);
-                // A terminal makes one stream of both.
-                let said = if self.terminal { &stdout } else { &errors };
-                Err(AccessError::Script { what, code, stderr: said.trim().to_owned() })
-            }
-        }
-    }
-
     /// Why the script never ran.
     fn refusal(&self, seen: &Seen) -> AccessError {
         let said = seen.said_before();
@@ -328,7 +327,7 @@ impl Seen {
     }
 
     fn errors(&mut self, data: &[u8]) {
-        keep(if self.ready { &mut self.stderr } else { &mut self.before }, data);
+        keep(&mut self.before, data);
     }
 
     fn said_before(&self) -> String {
@@ -360,14 +359,6 @@ fn wants_terminal(said: &str) -> bool {
     ["must have a tty", "must be a tty", "must be run from a terminal"]
         .iter()
         .any(|words| said.contains(words))
-}
-
-/// Sends input in packets of [`PACKET_BYTES`].
-async fn send(writer: &ChannelWriteHalf<Msg>, input: &[u8]) -> Result<(), russh::Error> {
-    for packet in input.chunks(PACKET_BYTES) {
-        writer.data_bytes(packet.to_vec()).await?;
-    }
-    Ok(())
 }
 
 fn keep(kept: &mut Vec<u8>, data: &[u8]) {

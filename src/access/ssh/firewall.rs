@@ -5,6 +5,7 @@
 //! is asked to do it, since it would not know of a rule made behind its back. Otherwise the rule goes to the head
 //! of the chain that blocks. Several may block, and an accept in one does not overrule a drop in another: then one
 //! rule cannot be enough, the likeliest chain is taken, and if the port stays shut the deployment takes another path.
+//! Hooks before the input hook (raw, ingress) are not looked at: what drops there is meant to.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;

@@ -123,7 +123,10 @@ async fn interactive(
                 return Ok(AuthResult::Failure { remaining_methods, partial_success });
             }
             KeyboardInteractiveAuthResponse::InfoRequest { prompts, .. } => {
-                let unanswerable = prompts.iter().find(|prompt| answered || prompt.echo).or(prompts.get(1));
+                let other = |prompt: &&russh::client::Prompt| {
+                    answered || prompt.echo || !wants_password(&prompt.prompt)
+                };
+                let unanswerable = prompts.iter().find(other).or(prompts.get(1));
                 if let Some(prompt) = unanswerable {
                     let question = prompt.prompt.trim().chars().take(100).collect();
                     return Err(AccessError::Question { user: user.to_owned(), question });
@@ -134,6 +137,14 @@ async fn interactive(
             }
         };
     }
+}
+
+/// A one-time code is hidden as well; a password sent for it would count as a failure. Servers ask in any language, so
+/// what is known to be something else is left out rather than what is known to be a password let in.
+fn wants_password(prompt: &str) -> bool {
+    let lower = prompt.to_ascii_lowercase();
+    let mut words = lower.split(|c: char| !c.is_ascii_alphanumeric());
+    !words.any(|word| matches!(word, "code" | "token" | "otp" | "pin" | "passcode" | "verification" | "new"))
 }
 
 /// Deriving the key from a passphrase is made to take long: not where other nodes' work waits.
@@ -149,4 +160,19 @@ async fn read_key(key: Key) -> Result<Arc<PrivateKey>, AccessError> {
         Err(_) => Err(AccessError::KeyUnusable),
     };
     tokio::task::spawn_blocking(read).await.map_err(|_| AccessError::KeyUnusable)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_no_answer_to_a_code() {
+        for prompt in ["Password: ", "(op@node1) Password: ", "Passwort: ", "Mot de passe : "] {
+            assert!(wants_password(prompt), "{prompt}");
+        }
+        for prompt in ["Verification code: ", "One-time password (OTP): ", "New password: ", "Enter PIN:"] {
+            assert!(!wants_password(prompt), "{prompt}");
+        }
+    }
 }

@@ -13,6 +13,7 @@ mod login_shell;
 mod node;
 mod restart;
 mod script;
+mod shell;
 mod stream;
 mod tunnel;
 
@@ -41,6 +42,9 @@ const CONNECT_MAX: Duration = Duration::from_secs(10);
 
 /// Key exchange and login take at most this: PAM may ask a slow directory.
 const LOGIN_MAX: Duration = Duration::from_secs(30);
+
+/// Root's shell ends within this when it is told to, or with the connection.
+const CLOSE_MAX: Duration = Duration::from_secs(2);
 
 /// sshd drops connections at random when many arrive at once (`MaxStartups`): tried again so often.
 const DROPPED_TRIES: u32 = 4;
@@ -110,6 +114,8 @@ pub struct Session {
     privilege: Privilege,
     /// Whether commands get a terminal: sudo or su has asked for one.
     terminal: bool,
+    /// Root's shell, once there is one.
+    shell: Option<shell::RootShell>,
 }
 
 /// Judges the host key, and rejects every channel a server would open: nothing here ever asked for one.
@@ -270,6 +276,7 @@ impl Session {
             privilege: target.privilege.clone(),
             // su reads from its terminal; sudo says so when it wants one.
             terminal: matches!(target.privilege, Privilege::Su { .. }),
+            shell: None,
         })
     }
 
@@ -293,8 +300,18 @@ impl Session {
         self.round_trip
     }
 
+    /// Ends root's shell, until the next script needs one: for the time in which the engine works. A shell that waits
+    /// would outlive a connection that is cut without a word.
+    pub async fn rest(&mut self) {
+        if let Some(shell) = self.shell.take() {
+            // A node that hangs is left to its own connection timeouts.
+            let _ = tokio::time::timeout(CLOSE_MAX, shell.end()).await;
+        }
+    }
+
     /// Ends the connection.
-    pub async fn close(self) {
+    pub async fn close(mut self) {
+        self.rest().await;
         // The other side may be gone already; then there is nothing to say goodbye to.
         let _ = self.handle.disconnect(russh::Disconnect::ByApplication, "", "").await;
     }

@@ -11,17 +11,18 @@ use super::error::AccessError;
 /// Each of these is one short command.
 const SHORT: Duration = Duration::from_secs(30);
 
-const BOOT_ID: &str = "echo carena-ready\ncat /proc/sys/kernel/random/boot_id";
-
-/// `wall` reads what it says from its standard input.
-const TELL_USERS: &str =
-    "echo carena-ready\ncommand -v wall >/dev/null || { cat >/dev/null; exit 0; }\nexec wall";
+const BOOT_ID: &str = "cat /proc/sys/kernel/random/boot_id";
 
 /// The service manager where there is one, else what every system has. Returns at once; the node then goes down.
-const RESTART: &str = r#"echo carena-ready
-if [ -d /run/systemd/system ] && command -v systemctl >/dev/null; then exec systemctl --no-ask-password reboot; fi
+const RESTART: &str = "if [ -d /run/systemd/system ] && command -v systemctl >/dev/null
+then exec systemctl --no-ask-password reboot; fi
 if command -v shutdown >/dev/null; then exec shutdown -r now; fi
-exec reboot"#;
+exec reboot";
+
+/// `wall` reads what it says from its standard input, which has no end here.
+fn tell_users(bytes: usize) -> String {
+    format!("head -c {bytes} | if command -v wall >/dev/null; then wall; else cat >/dev/null; fi")
+}
 
 impl Session {
     /// The kernel's random id of this boot (`random(4)`).
@@ -42,7 +43,8 @@ impl Session {
     /// # Errors
     /// [`AccessError`].
     pub async fn tell_users(&mut self, message: &str) -> Result<(), AccessError> {
-        self.run("telling users", TELL_USERS, format!("{message}\n").as_bytes(), SHORT).await.map(drop)
+        let message = format!("{message}\n");
+        self.run("telling users", &tell_users(message.len()), message.as_bytes(), SHORT).await.map(drop)
     }
 
     /// Restarts the node, now. The connection may end before the answer: that is no error, the boot id will tell.

@@ -24,11 +24,13 @@ pub const EXEC_DENIED: i64 = 126;
 /// Starts the engine, which reads its configuration from standard input.
 pub fn start(directory: &str) -> String {
     format!(
-        "{directory}/{ENGINE_PROGRAM} start --directory {directory}\n\
-         code=$?\n\
-         [ $code -ne {EXEC_DENIED} ] || echo \"the node has: $(cat /sys/kernel/security/lsm 2>/dev/null) \
-         $(grep -hsx fapolicyd /proc/[0-9]*/comm)\" >&2\n\
-         exit $code"
+        r#"{directory}/{ENGINE_PROGRAM} start --directory {directory}
+code=$?
+if [ $code -eq {EXEC_DENIED} ]; then
+    set -- $(cat /sys/kernel/security/lsm 2>/dev/null) $(grep -hsx fapolicyd /proc/[0-9]*/comm)
+    [ $# -eq 0 ] || echo "the node has $*" >&2
+fi
+exit $code"#
     )
 }
 
@@ -85,7 +87,13 @@ fn remove(EngineFiles { directory }: &EngineFiles, deployment: &DeploymentId) ->
     format!(
         r#"[ -d {directory} ] && [ ! -h {directory} ] || exit 3
 owner=$(cat {directory}/{ENGINE_MARKER_FILE} 2>/dev/null)
-[ "$owner" = {deployment} ] || rmdir {directory} || exit 1
+if [ "$owner" != {deployment} ]; then
+    # On a full disk, or cut off, the marker is the beginning of what it should be, and alone.
+    case {deployment} in
+    "$owner"*) [ "$(ls -A {directory})" != {ENGINE_MARKER_FILE} ] || rm -f {directory}/{ENGINE_MARKER_FILE} ;;
+    esac
+    rmdir {directory} || exit 1
+fi
 rm -rf {directory}"#
     )
 }
@@ -115,10 +123,27 @@ mod tests {
         std::fs::File::create(directory.join("theirs")).unwrap();
         assert!(run(&undo(&id(), &undos)).contains("undo 7 failed"));
         assert!(directory.join("theirs").exists());
+        // Not even an empty marker beside it makes it ours.
+        std::fs::File::create(directory.join(ENGINE_MARKER_FILE)).unwrap();
+        assert!(run(&undo(&id(), &undos)).contains("undo 7 failed"));
+        assert!(directory.join("theirs").exists());
         crate::durable::write(&directory.join(ENGINE_MARKER_FILE), b"0190-test", 0o600).unwrap();
         assert!(run(&undo(&id(), &undos)).contains("undo 7 done"));
         assert!(!directory.exists());
         assert!(run(&undo(&id(), &undos)).contains("undo 7 gone"));
+    }
+
+    #[test]
+    fn a_marker_that_did_not_fit_on_the_disk_is_still_ours() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("carena-0190-test");
+        let undos = [(7, Undo::from(EngineFiles { directory: directory.to_str().unwrap().into() }))];
+        for (marker, gone) in [("", true), ("0190-t", true), ("0190-other", false)] {
+            std::fs::create_dir(&directory).unwrap();
+            crate::durable::write(&directory.join(ENGINE_MARKER_FILE), marker.as_bytes(), 0o600).unwrap();
+            assert_eq!(run(&undo(&id(), &undos)).contains("undo 7 done"), gone, "{marker}");
+            assert_eq!(!directory.exists(), gone, "{marker}");
+        }
     }
 
     #[test]

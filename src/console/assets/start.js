@@ -62,7 +62,9 @@ async function submit(view) {
   });
   view.submit.disabled = true;
   try {
-    const body = { baseline: form.elements.baseline.value, dry_run: form.elements.dry_run.checked, nodes };
+    const { baseline, reboot, dry_run } = form.elements;
+    const options = { reboot: reboot.value };
+    const body = { baseline: baseline.value, dry_run: dry_run.checked, options, nodes };
     const { deployment } = await ask("/api/v1/deployments", { method: "POST", body });
     form.reset();
     location.hash = `#/d/${deployment}`;

@@ -1,7 +1,7 @@
 // How a deployment stands, from its summary and its events. No element is touched here.
 
 const STEPS = ["recover", "connect", "look", "copy", "start", "open", "join", "inventory", "plan", "send", "install",
-  "verify", "stop", "remove", "close", "disconnect", "result"];
+  "reboot", "return", "verify", "stop", "remove", "close", "disconnect", "result"];
 
 /** One word for a whole deployment, as text key and colour. */
 export function standing({ ended, cancelled, exit }) {

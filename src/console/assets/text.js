@@ -41,8 +41,14 @@ export function fill(root) {
   return root;
 }
 
+/** The reader's own variety of the language: dates and numbers differ within one. */
+function locale() {
+  return navigator.languages.find((tag) => tag.slice(0, 2) === language) ?? language;
+}
+
 export function time(rfc3339) {
-  return new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "medium" }).format(new Date(rfc3339));
+  const style = { dateStyle: "medium", timeStyle: "medium", hourCycle: "h23" };
+  return new Intl.DateTimeFormat(locale(), style).format(new Date(rfc3339));
 }
 
 export function duration(from, to) {
@@ -53,6 +59,6 @@ export function duration(from, to) {
 
 export function bytes(count) {
   const unit = count >= 1 << 20 ? [1 << 20, "MiB"] : count >= 1024 ? [1024, "KiB"] : [1, "B"];
-  const number = new Intl.NumberFormat(language, { maximumFractionDigits: unit[0] === 1 ? 0 : 1 });
+  const number = new Intl.NumberFormat(locale(), { maximumFractionDigits: unit[0] === 1 ? 0 : 1 });
   return `${number.format(count / unit[0])} ${unit[1]}`;
 }
