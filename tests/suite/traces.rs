@@ -12,13 +12,16 @@ use crate::operator::{Run, Running, Thing, baseline, besides, deploy, is, run, s
 const HELD: &str = "i=0; while [ ! -e /var/lib/thing-go ] && [ $i -lt 3600 ]; do sleep 0.05; i=$((i+1)); done
 echo 2.0 > /var/lib/thing\n";
 
-/// Deploys to node 1 and pulls its cable when the payload is to be sent.
+/// Deploys to node 1, pulls its cable when the payload is to be sent, and kills its engine, which would otherwise take
+/// itself away: what is left is the sweep's to find.
 fn cut_at_send(lab: &Lab) -> Run {
     let path = baseline(lab, "held", &[Thing::new("thing", HELD)]);
-    let fleet = lab.fleet(&[1], path.to_str().unwrap(), "lease_s = 300");
+    let fleet = lab.fleet(&[1], path.to_str().unwrap(), "lease_s = 10");
     Running::start(lab, &["deploy", fleet.to_str().unwrap(), "--json"]).watch(|_, event| {
         if is(event, "send", "started") {
             lab.link(1, "down");
+            // In the node's own process namespace.
+            lab.on_node(1, "pkill -KILL -x carena-engine");
         }
     })
 }
@@ -52,7 +55,7 @@ fn a_process_that_lives_on_sweeps_by_itself_and_corrects_its_summary() {
     let lab = Lab::up(2);
     let before = lab.snapshot(1);
     let path = baseline(&lab, "held", &[Thing::new("thing", HELD)]);
-    let fleet = lab.fleet(&[1, 2], path.to_str().unwrap(), "lease_s = 300");
+    let fleet = lab.fleet(&[1, 2], path.to_str().unwrap(), "lease_s = 10");
     let first = lab.node_address(1);
     let (mut cut, mut gone) = (false, 0);
     let done = Running::start(&lab, &["deploy", fleet.to_str().unwrap(), "--json"]).watch(|_, event| {
