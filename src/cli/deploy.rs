@@ -92,9 +92,17 @@ async fn run(order: Order, common: &Common, intent: Intent) -> Result<Ran, Ended
     };
     ask_passwords(&mut fleet);
     let (_, events) = deployments.events(None);
-    let started = match &order.retry {
-        None => deployments.start(fleet, intent).await,
-        Some(first) => deployments.retry(first, fleet, intent).await,
+    // A deployment of this very fleet that a crash left unfinished goes on; it is in use before the sweep looks.
+    let resumed = match (&order.retry, intent) {
+        (None, Intent::Install) => deployments.resume(&fleet).await,
+        _ => Ok(None),
+    };
+    let resumed = resumed.map_err(|error| Ended::with(Exit::Other, &error))?;
+    recover(&deployments, &fleet).await?;
+    let started = match (resumed, &order.retry) {
+        (Some(id), _) => Ok(id),
+        (None, None) => deployments.start(fleet, intent).await,
+        (None, Some(first)) => deployments.retry(first, fleet, intent).await,
     };
     let id = started.map_err(|error| Ended::with(Exit::BadInput, &error))?;
     // What earlier runs left on these nodes is taken back before they are begun, on others meanwhile.

@@ -8,6 +8,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::cache::Cache;
 use crate::deploy::Deployments;
 use crate::deploy::store::Store;
+use crate::deploy::vault::{KEY_FILE, Vault};
 use crate::error::explain;
 use crate::firmware::outcome::Exit;
 use crate::https::{Listener, Registry};
@@ -52,7 +53,8 @@ pub fn state(given: Option<PathBuf>) -> PathBuf {
 
 /// The store, and a server for engines on the first free port.
 pub fn deployments(given: Option<PathBuf>) -> Result<Deployments, Ended> {
-    let store = Store::open(&state(given)).map_err(|error| Ended::with(Exit::Other, &error))?;
+    let directory = state(given);
+    let store = Store::open(&directory).map_err(|error| Ended::with(Exit::Other, &error))?;
     let listener = Listener::bind(HTTPS_PORT, HTTPS_PORT_TRIES).map_err(|error| Ended {
         exit: Exit::Other,
         message: format!("no free port from {HTTPS_PORT} on for the engines to fetch from: {error}"),
@@ -61,5 +63,9 @@ pub fn deployments(given: Option<PathBuf>) -> Result<Deployments, Ended> {
     let port = listener.port();
     // Served until the process ends: engines fetch as long as a deployment runs.
     tokio::spawn(listener.serve(registry.clone(), std::future::pending()));
-    Ok(Deployments::new(store, Cache::embedded(), registry, port))
+    let vault = Vault::in_directory(&directory).map_err(|error| Ended {
+        exit: Exit::Other,
+        message: format!("the key in {}: {error}", directory.join(KEY_FILE).display()),
+    })?;
+    Ok(Deployments::new(store, Cache::embedded(), registry, port).sealed_by(vault))
 }

@@ -10,8 +10,12 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, server::WebPkiClientVerifier};
+
+use serde::{Deserialize, Serialize};
+use zeroize::ZeroizeOnDrop;
 
 use crate::access::control::Identity;
 use crate::wire::id::DeploymentId;
@@ -25,13 +29,17 @@ pub enum AuthorityError {
     /// By the TLS library.
     #[error("configuring the deployment's TLS")]
     Tls(#[from] rustls::Error),
+    /// What was kept is no PEM.
+    #[error("reading the deployment's certificates")]
+    Pem(#[from] rustls::pki_types::pem::Error),
     /// By the TLS library's verifier.
     #[error("configuring the deployment's TLS")]
     Verifier(#[from] rustls::server::VerifierBuilderError),
 }
 
-/// What one node's engine and the box prove themselves with.
-pub struct Authority {
+/// Certificates and keys as text, wiped when dropped: in memory, and sealed in the store while an engine runs.
+#[derive(Clone, Serialize, Deserialize, ZeroizeOnDrop)]
+pub struct Kept {
     /// The CA's certificate, PEM.
     pub ca_pem: String,
     /// The engine's certificate, PEM.
@@ -40,8 +48,18 @@ pub struct Authority {
     pub engine_key_pem: String,
     /// The name in the engine's certificate.
     pub engine_name: String,
+    /// The box's certificate, PEM.
+    pub box_certificate_pem: String,
+    /// The box's key, PEM.
+    pub box_key_pem: String,
     /// The name in the box's certificate; the payload server is chosen by it (SNI).
     pub box_name: String,
+}
+
+/// What one node's engine and the box prove themselves with.
+pub struct Authority {
+    /// As text.
+    pub kept: Kept,
     /// The box as client of the engine.
     pub client: Arc<ClientConfig>,
     /// The box as server of payloads, for this engine only.
@@ -70,40 +88,47 @@ impl Authority {
         let box_key = KeyPair::generate()?;
         let own = leaf(&box_name)?.signed_by(&box_key, &issuer)?;
 
+        Self::from_kept(Kept {
+            ca_pem: ca_certificate.pem(),
+            engine_certificate_pem: engine.pem(),
+            engine_key_pem: engine_key.serialize_pem(),
+            engine_name,
+            box_certificate_pem: own.pem(),
+            box_key_pem: box_key.serialize_pem(),
+            box_name,
+        })
+    }
+
+    /// From what was kept of an engine that still runs.
+    ///
+    /// # Errors
+    /// [`AuthorityError`].
+    pub fn from_kept(kept: Kept) -> Result<Self, AuthorityError> {
         let mut roots = RootCertStore::empty();
-        roots.add(ca_certificate.der().clone())?;
+        roots.add(CertificateDer::from_pem_slice(kept.ca_pem.as_bytes())?)?;
         let roots = Arc::new(roots);
-        let chain: Vec<CertificateDer<'static>> = vec![own.der().clone()];
-        let key = || PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(box_key.serialize_der()));
+        let chain = vec![CertificateDer::from_pem_slice(kept.box_certificate_pem.as_bytes())?];
+        let key = PrivateKeyDer::from_pem_slice(kept.box_key_pem.as_bytes())?;
         let tls13 = &[&rustls::version::TLS13];
 
         let client = ClientConfig::builder_with_provider(crate::https::provider())
             .with_protocol_versions(tls13)?
             .with_root_certificates(roots.clone())
-            .with_client_auth_cert(chain.clone(), key())?;
+            .with_client_auth_cert(chain.clone(), key.clone_key())?;
         let verifier =
             WebPkiClientVerifier::builder_with_provider(roots, crate::https::provider()).build()?;
         let server = ServerConfig::builder_with_provider(crate::https::provider())
             .with_protocol_versions(tls13)?
             .with_client_cert_verifier(verifier)
-            .with_single_cert(chain, key())?;
-
-        Ok(Self {
-            ca_pem: ca_certificate.pem(),
-            engine_certificate_pem: engine.pem(),
-            engine_key_pem: engine_key.serialize_pem(),
-            engine_name,
-            box_name,
-            client: Arc::new(client),
-            server: Arc::new(server),
-        })
+            .with_single_cert(chain, key)?;
+        Ok(Self { kept, client: Arc::new(client), server: Arc::new(server) })
     }
 }
 
 impl Authority {
     /// What the engine must prove, and the box to it.
     pub fn identity<'a>(&'a self, deployment: &'a DeploymentId, lease_s: u32) -> Identity<'a> {
-        Identity { tls: self.client.clone(), server_name: &self.engine_name, deployment, lease_s }
+        Identity { tls: self.client.clone(), server_name: &self.kept.engine_name, deployment, lease_s }
     }
 }
 

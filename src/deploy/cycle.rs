@@ -21,6 +21,7 @@ use super::error::{CycleError, on_node};
 use super::event::{ComponentSummary, NodeResult, NodeSummary, State, Step};
 use super::install;
 use super::path::{Established, Interrupt, Path};
+use super::resume::Before;
 use super::run::Run;
 use super::schedule::CANCELLED;
 
@@ -41,6 +42,8 @@ pub struct Cycle<'a> {
     pub(super) armed: Vec<(EntryId, Undo)>,
     /// How control and payload travel, once known.
     pub(super) path: Option<(Path, String)>,
+    /// What is known of before, where this goes on after its box died.
+    pub(super) before: Before,
     /// The components, as far as they have come.
     pub components: Vec<ComponentSummary>,
     /// The component whose installer was started last.
@@ -60,6 +63,7 @@ impl<'a> Cycle<'a> {
             session: None,
             armed: Vec::new(),
             path: None,
+            before: Before::default(),
             components: Vec::new(),
             under_way: None,
             inventory: None,
@@ -145,8 +149,17 @@ impl<'a> Cycle<'a> {
     }
 
     async fn steps(&mut self) -> Result<(), CycleError> {
-        let mut established = self.establish().await?;
-        let result = self.work(&mut established).await;
+        let mut established = match self.resume().await? {
+            Some(established) => established,
+            // The box died while it took everything back: that goes on.
+            None if !self.components.is_empty() => return Ok(()),
+            None => self.establish().await?,
+        };
+        let mut result = self.work(&mut established).await;
+        if result.is_ok() {
+            let (from, done) = (self.before.from.clone(), self.components.clone());
+            result = self.keep(&established, &from, Some(&done)).await;
+        }
         // The engine ends by itself when asked; the unwind then finds it gone. An engine that cannot be asked any
         // more is ended by the unwind, so the answer is of no use here.
         let _ = tokio::time::timeout(GOODBYE_MAX, established.engine.request(Request::Stop)).await;

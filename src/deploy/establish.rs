@@ -45,7 +45,7 @@ const ROOM_MARGIN_BYTES: u64 = 8 * 1024 * 1024;
 const ROOM_MARGIN_FILES: u64 = 64;
 
 /// A connection to `address`, if something accepts one there within `bound`.
-async fn reach(address: SocketAddr, bound: Duration) -> Option<TcpStream> {
+pub(super) async fn reach(address: SocketAddr, bound: Duration) -> Option<TcpStream> {
     tokio::time::timeout(bound, TcpStream::connect(address)).await.ok()?.ok()
 }
 
@@ -97,11 +97,12 @@ impl Cycle<'_> {
             rejoins: 0,
         };
         self.choose(&mut established, blocked).await?;
+        self.keep(&established, &[], None).await?;
         Ok(established)
     }
 
     /// Joins the engine by its port, or, where that is blocked, through SSH; then also why.
-    async fn join(
+    pub(super) async fn join(
         &mut self,
         port: Result<TcpStream, String>,
         address: SocketAddr,
@@ -133,7 +134,7 @@ impl Cycle<'_> {
     }
 
     /// Finds out how payloads travel, before any is sent.
-    async fn choose(
+    pub(super) async fn choose(
         &mut self,
         established: &mut Established,
         blocked: Option<String>,
@@ -159,7 +160,7 @@ impl Cycle<'_> {
         Ok(())
     }
 
-    async fn connect(&mut self) -> Result<(), CycleError> {
+    pub(super) async fn connect(&mut self) -> Result<(), CycleError> {
         self.enter(Step::Connect)?;
         let session = self.run.unless_cancelled(connect(&self.run.store, self.node)).await??;
         self.tell(State::Done, Some(session.host_key().to_owned()));
@@ -216,9 +217,9 @@ impl Cycle<'_> {
         let config = StartConfig {
             protocol: PROTOCOL,
             deployment: ledger.deployment.clone(),
-            certificate_pem: authority.engine_certificate_pem.clone(),
-            key_pem: authority.engine_key_pem.clone(),
-            ca_pem: authority.ca_pem.clone(),
+            certificate_pem: authority.kept.engine_certificate_pem.clone(),
+            key_pem: authority.kept.engine_key_pem.clone(),
+            ca_pem: authority.kept.ca_pem.clone(),
             port: crate::paths::ENGINE_PORT,
             lease_s: self.run.options.lease_s,
             box_address: ground.box_address,

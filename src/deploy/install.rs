@@ -35,8 +35,14 @@ pub async fn all(cycle: &mut Cycle<'_>, established: &mut Established) -> Result
             Err(why) => (None, Some(Outcome::NotApplicable(why))),
             Ok(()) => {
                 let from = read_back(cycle, established, component, Interrupt::OnCancel).await?;
-                let outcome = verdict(cycle.run, component, from.as_deref());
-                (from, outcome)
+                match cycle.before.begun(&component.id) {
+                    // What the node has now came from an installer whose result is still to be heard.
+                    Some(before) => (before, None),
+                    None => {
+                        let outcome = verdict(cycle.run, component, from.as_deref());
+                        (from, outcome)
+                    }
+                }
             }
         };
         match outcome {
@@ -48,6 +54,9 @@ pub async fn all(cycle: &mut Cycle<'_>, established: &mut Established) -> Result
         }
     }
     cycle.tell(State::Done, Some(format!("{} of {} components", to_do.len(), baseline.components.len())));
+    cycle.before.from = to_do.iter().map(|(component, from)| (component.id.clone(), from.clone())).collect();
+    let from = cycle.before.from.clone();
+    cycle.keep(established, &from, None).await?;
     for (component, from) in to_do {
         if cycle.run.is_cancelled() {
             return Err(CycleError::Cancelled);
@@ -144,19 +153,23 @@ async fn one(
     from: Option<String>,
 ) -> Result<ComponentSummary, CycleError> {
     let mut summary = ComponentSummary::new(&component.id, from, None, Outcome::Skipped(CANCELLED.into()));
-    cycle.enter(Step::Send)?;
-    match send::send(cycle, established, component).await {
-        Ok(sent) => cycle
-            .tell(State::Done, Some(format!("{} bytes, taken up again {} times", sent.bytes, sent.resumes))),
-        Err(CycleError::Control(ControlError::Engine(failure))) => {
-            summary.outcome = failed(cycle, &failure)?;
+    let begun = cycle.before.begun(&component.id).is_some();
+    if !begun {
+        cycle.enter(Step::Send)?;
+        match send::send(cycle, established, component).await {
+            Ok(sent) => cycle.tell(
+                State::Done,
+                Some(format!("{} bytes, taken up again {} times", sent.bytes, sent.resumes)),
+            ),
+            Err(CycleError::Control(ControlError::Engine(failure))) => {
+                summary.outcome = failed(cycle, &failure)?;
+                return Ok(summary);
+            }
+            Err(error) => return Err(error),
+        }
+        if cycle.run.is_component_cancelled(&component.id) {
             return Ok(summary);
         }
-        Err(error) => return Err(error),
-    }
-
-    if cycle.run.is_component_cancelled(&component.id) {
-        return Ok(summary);
     }
     cycle.enter(Step::Install)?;
     cycle.under_way = Some(component.id.clone());
@@ -166,7 +179,7 @@ async fn one(
         command: component.install.command.clone(),
         expected_s: component.expected_s,
     });
-    let Installed { code, signal, log, .. } = match run(cycle, established, component, install).await {
+    let Installed { code, signal, log, .. } = match run(cycle, established, component, install, begun).await {
         Ok(installed) => installed,
         Err(CycleError::Control(ControlError::Engine(failure))) => {
             summary.outcome = failed(cycle, &failure)?;
@@ -228,8 +241,10 @@ async fn run(
     established: &mut Established,
     component: &Component,
     install: Request,
+    begun: bool,
 ) -> Result<Installed, CycleError> {
-    let mut request = install.clone();
+    let heard = || Request::Outcome { component: component.id.clone() };
+    let mut request = if begun { heard() } else { install.clone() };
     loop {
         let engine = established.engine.clone();
         let asked = with_notices(cycle, &engine, component, Step::Install, request, Interrupt::Never).await;
@@ -242,9 +257,8 @@ async fn run(
                 let Reply::Status(status) = status else { return Err(CycleError::Protocol) };
                 let begun = status.installed.contains(&component.id)
                     || status.installing.is_some_and(|installing| installing.component == component.id);
-                let component = component.id.clone();
                 // The request itself may have been lost.
-                if begun { Request::Outcome { component } } else { install.clone() }
+                if begun { heard() } else { install.clone() }
             }
             Err(error) => return Err(error),
         };

@@ -3,7 +3,8 @@
 //! [`Deployments`] is what the console and the command line both drive. [`cycle`] is one node: [`establish`] the
 //! way in, [`path`] how it is talked to, [`send`] and [`install`] the work, [`unwind`] the way back, [`reboot`] a
 //! second round where versions are active only then. [`turns`] decides whose turn it is, [`cancel`] and [`retry`]
-//! are the operator's. [`recover`] and [`sweeper`] take back what a dead run or a pulled cable left, [`store`] is
+//! are the operator's. [`resume`] goes on with what a dead process left, by what [`vault`] has sealed for it;
+//! [`recover`] and [`sweeper`] take back what a dead run or a pulled cable left, [`store`] is
 //! the journal's durable home. This part decides when to act; how is `access`'s and the engine's business.
 
 pub mod authority;
@@ -18,6 +19,7 @@ pub mod install;
 pub mod path;
 pub mod reboot;
 pub mod recover;
+pub mod resume;
 pub mod retry;
 pub mod run;
 pub mod schedule;
@@ -28,5 +30,6 @@ pub mod summary;
 pub mod sweeper;
 pub mod turns;
 pub mod unwind;
+pub mod vault;
 
 pub use schedule::Deployments;

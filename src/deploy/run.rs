@@ -16,6 +16,7 @@ use super::error::CycleError;
 use super::event::{Bytes, Event, State, Step};
 use super::events::EventLog;
 use super::store::Store;
+use super::vault::Vault;
 
 /// A deployment as one of its nodes sees it. Cloning shares everything.
 #[derive(Clone)]
@@ -40,6 +41,10 @@ pub struct Run {
     pub https_port: u16,
     /// The node's number in the fleet.
     pub index: usize,
+    /// What seals what is kept of running engines; none on a box that keeps nothing.
+    pub vault: Option<Arc<Vault>>,
+    /// It goes on where a dead process of this box left it.
+    pub resumed: bool,
     /// What the operator cancels, of the whole deployment.
     pub cancels: watch::Sender<Cancels>,
 }
@@ -82,7 +87,7 @@ impl Run {
 
     /// Lets the engine with these certificates, and nobody else, fetch this deployment's payloads.
     pub fn serve_payloads(&self, authority: &Authority) -> Registration {
-        self.registry.add(&authority.box_name, authority.server.clone(), self.payloads.router())
+        self.registry.add(&authority.kept.box_name, authority.server.clone(), self.payloads.router())
     }
 
     /// Tells where a node is.

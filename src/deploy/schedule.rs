@@ -6,13 +6,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use serde::Serialize;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinSet;
 
-use crate::cache::{Cache, CacheError};
+use crate::cache::{Cache, CacheError, OpenBaseline};
 use crate::error::{Hinted, explain};
 use crate::firmware::baseline::Baseline;
 use crate::firmware::outcome::Exit;
@@ -31,6 +31,7 @@ use super::run::Run;
 use super::store::{Store, StoreError};
 use super::summary::Counts;
 use super::turns::Turns;
+use super::vault::Vault;
 
 /// Why a node or a component was not done, in the operator's words.
 pub const CANCELLED: &str = "cancelled by the operator";
@@ -72,6 +73,13 @@ impl Hinted for StartError {
             Self::Closing => Some("start it again when the service is back; no node was touched".into()),
         }
     }
+}
+
+/// Whether a deployment begins, or goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    New,
+    Resumed,
 }
 
 /// Whether components are installed or only planned.
@@ -151,6 +159,8 @@ pub(super) struct Inner {
     /// Grows whenever a deployment begins or ends.
     changes: watch::Sender<u64>,
     closing: AtomicBool,
+    /// What seals what is kept of running engines.
+    vault: OnceLock<Arc<Vault>>,
     /// One sweep at a time: two would ask a node twice at once.
     pub(super) sweeping: tokio::sync::Mutex<()>,
     /// A node ended with traces that could not be taken back.
@@ -173,9 +183,18 @@ impl Deployments {
             known: Mutex::default(),
             changes: watch::Sender::new(0),
             closing: AtomicBool::new(false),
+            vault: OnceLock::new(),
             sweeping: tokio::sync::Mutex::default(),
             traces_left: Notify::new(),
         }))
+    }
+
+    /// Keeps what it takes to go on after a crash, sealed by this vault.
+    #[must_use = "the deployments with the vault are what is returned"]
+    pub fn sealed_by(self, vault: Vault) -> Self {
+        // Given once, when the process begins.
+        let _ = self.0.vault.set(Arc::new(vault));
+        self
     }
 
     pub(super) fn known(&self) -> MutexGuard<'_, HashMap<DeploymentId, Known>> {
@@ -212,6 +231,24 @@ impl Deployments {
                 .map(|node| (node.address.clone(), NodeSummary::new(NodeResult::Running)))
                 .collect(),
         };
+        self.run(summary, fleet, opened, intent, Origin::New).await
+    }
+
+    /// Goes on with a deployment of this box that has not ended, under its own id.
+    pub(super) async fn go_on(&self, summary: Summary, fleet: Fleet) -> Result<DeploymentId, StartError> {
+        let opened = self.0.cache.open(&fleet.baseline)?;
+        self.run(summary, fleet, opened, Intent::Install, Origin::Resumed).await
+    }
+
+    async fn run(
+        &self,
+        summary: Summary,
+        fleet: Fleet,
+        opened: OpenBaseline,
+        intent: Intent,
+        origin: Origin,
+    ) -> Result<DeploymentId, StartError> {
+        let deployment = summary.deployment.clone();
         let cancels = watch::Sender::new(Cancels::default());
         let nodes: Arc<[Node]> = fleet.nodes.clone().into();
         let components = &opened.baseline.components;
@@ -224,7 +261,9 @@ impl Deployments {
             places: nodes.iter().map(recover::place).collect(),
         };
         self.enter(known)?;
-        if let Err(error) = self.0.store.begin(&summary, &fleet).await {
+        if origin == Origin::New
+            && let Err(error) = self.0.store.begin(&summary, &fleet).await
+        {
             self.known().remove(&deployment);
             return Err(error.into());
         }
@@ -239,6 +278,8 @@ impl Deployments {
             registry: self.0.registry.clone(),
             https_port: self.0.https_port,
             index: 0,
+            vault: self.0.vault.get().cloned(),
+            resumed: origin == Origin::Resumed,
             cancels,
         };
         self.0.changes.send_modify(|count| *count += 1);
@@ -291,6 +332,7 @@ impl Deployments {
     async fn carry_out(&self, run: Run, nodes: Arc<[Node]>) {
         let mut left = self.left_behind().await;
         let mut turns = Turns::new(&nodes, &run.options);
+        self.tell_ended(&run, &mut turns);
         let mut tasks = JoinSet::new();
         let mut indices = HashMap::new();
         let mut cancels = run.cancels.subscribe();
@@ -342,6 +384,18 @@ impl Deployments {
         });
         self.save(summary).await;
         self.0.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Nodes that had their result before the box died keep it.
+    fn tell_ended(&self, run: &Run, turns: &mut Turns) {
+        let nodes = self.known().get(&run.deployment).map(|known| known.summary.nodes.clone());
+        for (index, (address, node)) in nodes.unwrap_or_default().into_iter().enumerate() {
+            if node.result != NodeResult::Running && turns.withdraw(index) {
+                let state = if node.result == NodeResult::Done { State::Done } else { State::Failed };
+                turns.ended(index, node.result == NodeResult::Failed);
+                run.tell(&address, Step::Result, state, node.error);
+            }
+        }
     }
 
     async fn skip(&self, run: &Run, index: usize, why: &str) {

@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use super::store::StoreError;
 
 /// From nothing to version 1, from 1 to 2, and so on; the version is SQLite's `user_version`.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     // Deployments, pinned host keys, the journal of undo values.
     "CREATE TABLE deployment (id TEXT PRIMARY KEY, started TEXT NOT NULL, ended TEXT, summary TEXT NOT NULL) STRICT;
     CREATE TABLE pin (address TEXT NOT NULL, port INTEGER NOT NULL, fingerprint TEXT NOT NULL, seen TEXT NOT NULL,
@@ -18,6 +18,9 @@ const MIGRATIONS: [&str; 2] = [
     CREATE INDEX journal_open ON journal (entry) WHERE undone IS NULL;",
     // The fleet of a deployment, without secrets, so that its failed nodes can be retried.
     "ALTER TABLE deployment ADD COLUMN fleet TEXT;",
+    // What it takes to join an engine that still runs, sealed.
+    "CREATE TABLE engine (deployment TEXT NOT NULL, node INTEGER NOT NULL, sealed BLOB NOT NULL,
+        PRIMARY KEY (deployment, node)) STRICT;",
 ];
 
 /// The version this program writes.

@@ -82,7 +82,7 @@ async fn fetch(
         size: component.size,
         address: established.ground.box_address_text.clone(),
         port: cycle.run.https_port,
-        server_name: short(&established.authority.box_name)?,
+        server_name: short(&established.authority.kept.box_name)?,
         path: short(&format!("/payload/{}", component.sha256))?,
     }));
     let engine = &established.engine;

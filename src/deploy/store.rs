@@ -294,9 +294,71 @@ impl Store {
             savepoint
                 .prepare_cached("UPDATE deployment SET ended = ?2, summary = ?3 WHERE id = ?1")?
                 .execute(params![row.0, row.1, row.2])?;
+            if row.1.is_some() {
+                // Its engines are gone, and so are their keys.
+                savepoint.prepare_cached("DELETE FROM engine WHERE deployment = ?1")?.execute([row.0])?;
+            }
             Ok(())
         })
         .await
+    }
+
+    /// Keeps what it takes to join the engine of a node; `sealed` replaces what was kept before.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn keep_engine(
+        &self,
+        deployment: &DeploymentId,
+        node: usize,
+        sealed: Vec<u8>,
+    ) -> Result<(), StoreError> {
+        let (deployment, node) = (deployment.to_string(), node as i64);
+        self.run(move |savepoint| {
+            savepoint
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO engine (deployment, node, sealed) VALUES (?1, ?2, ?3)",
+                )?
+                .execute(params![deployment, node, sealed])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// What was kept of a node's engine.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn engine(
+        &self,
+        deployment: &DeploymentId,
+        node: usize,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let (deployment, node) = (deployment.to_string(), node as i64);
+        self.run(move |savepoint| {
+            let mut select =
+                savepoint.prepare_cached("SELECT sealed FROM engine WHERE deployment = ?1 AND node = ?2")?;
+            Ok(select.query_row(params![deployment, node], |row| row.get(0)).optional()?)
+        })
+        .await
+    }
+
+    /// Every deployment that has not ended, oldest first, with its fleet, if that was kept.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn unfinished(&self) -> Result<Vec<(Summary, Option<Fleet>)>, StoreError> {
+        let rows = self.run(|savepoint| {
+            let mut select = savepoint
+                .prepare_cached("SELECT summary, fleet FROM deployment WHERE ended IS NULL ORDER BY id")?;
+            let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            Ok(rows.collect::<Result<Vec<(String, Option<String>)>, _>>()?)
+        });
+        let read = |(summary, fleet): (String, Option<String>)| {
+            let fleet = fleet.map(|fleet| serde_json::from_str(&fleet)).transpose()?;
+            Ok((serde_json::from_str(&summary)?, fleet))
+        };
+        rows.await?.into_iter().map(|row| read(row).map_err(StoreError::Record)).collect()
     }
 
     /// A deployment of this or an earlier run, and its fleet, if that was kept.

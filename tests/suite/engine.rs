@@ -150,9 +150,9 @@ async fn start(lab: &Lab, lease_s: u32) -> Running {
     let config = StartConfig {
         protocol: PROTOCOL,
         deployment: deployment.clone(),
-        certificate_pem: authority.engine_certificate_pem.clone(),
-        key_pem: authority.engine_key_pem.clone(),
-        ca_pem: authority.ca_pem.clone(),
+        certificate_pem: authority.kept.engine_certificate_pem.clone(),
+        key_pem: authority.kept.engine_key_pem.clone(),
+        ca_pem: authority.kept.ca_pem.clone(),
         port: 62286,
         lease_s,
         box_address: ground.box_address,
@@ -280,11 +280,14 @@ fn it_answers_at_any_moment_and_its_memory_does_not_grow_with_the_payload() {
             size: LARGE,
             address: "fd00:ca::1".into(),
             port: listener.port(),
-            server_name: running.authority.box_name.as_str().try_into().unwrap(),
+            server_name: running.authority.kept.box_name.as_str().try_into().unwrap(),
             path: format!("/payload/{fetched_sha}").as_str().try_into().unwrap(),
         }));
-        let served =
-            registry.add(&running.authority.box_name, running.authority.server.clone(), payloads.router());
+        let served = registry.add(
+            &running.authority.kept.box_name,
+            running.authority.server.clone(),
+            payloads.router(),
+        );
         tokio::spawn(listener.serve(registry.clone(), std::future::pending()));
         let reply = answers_during("fetch", &engine, engine.request(fetch)).await.unwrap();
         assert!(matches!(reply, Reply::Fetched { bytes: LARGE, resumes: 0 }), "{reply:?}");
@@ -347,8 +350,9 @@ async fn old_engine(stream: tokio::io::DuplexStream, authority: &Authority) -> V
     use rustls::pki_types::pem::PemObject as _;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let chain = vec![CertificateDer::from_pem_slice(authority.engine_certificate_pem.as_bytes()).unwrap()];
-    let key = PrivateKeyDer::from_pem_slice(authority.engine_key_pem.as_bytes()).unwrap();
+    let chain =
+        vec![CertificateDer::from_pem_slice(authority.kept.engine_certificate_pem.as_bytes()).unwrap()];
+    let key = PrivateKeyDer::from_pem_slice(authority.kept.engine_key_pem.as_bytes()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])

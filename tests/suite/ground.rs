@@ -143,8 +143,8 @@ fn the_deployments_certificates_hold_at_any_time_a_clock_may_show() {
     let directory = tempfile::tempdir().unwrap();
     let authority = Authority::new(&"0190-test".parse().unwrap(), 1).unwrap();
     let (ca, engine) = (directory.path().join("ca.pem"), directory.path().join("engine.pem"));
-    std::fs::write(&ca, &authority.ca_pem).unwrap();
-    std::fs::write(&engine, &authority.engine_certificate_pem).unwrap();
+    std::fs::write(&ca, &authority.kept.ca_pem).unwrap();
+    std::fs::write(&engine, &authority.kept.engine_certificate_pem).unwrap();
     // 1980 (a cleared clock), 2000, 2026, 2100, 2900.
     for seconds in ["315532800", "946684800", "1795000000", "4102444800", "29348006400"] {
         let judged = Command::new("openssl")
