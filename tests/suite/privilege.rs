@@ -4,9 +4,11 @@
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use crate::deployment::{deploy, kill, run};
 use crate::lab::{Lab, difference};
+use crate::operator::{Running, is};
 
 /// PAM runs these at every authentication: what processes say of themselves at that moment, and each failure.
 const PAM: &str = r#"
@@ -207,4 +209,28 @@ fn a_sweep_with_a_password_that_is_no_longer_right_tries_it_once() {
     // chpasswd keeps a copy of its own.
     let left = difference(&before, &lab.snapshot(1));
     assert!(left.lines().all(|line| line.contains("/etc/shadow")), "{left}");
+}
+
+#[test]
+fn a_box_that_dies_while_its_cable_is_pulled_leaves_nothing_and_no_root_shell() {
+    let lab = Lab::up(1);
+    let before = lab.snapshot(1);
+    let fleet = lab.fleet(&[1], "demo", "lease_s = 10");
+    Running::start(&lab, &["deploy", fleet.to_str().unwrap(), "--json"]).watch(|running, event| {
+        if is(event, "open", "started") {
+            // The node never hears that the connection has ended.
+            lab.link(1, "down");
+            running.signal(nix::sys::signal::Signal::SIGKILL);
+        }
+    });
+    assert_ne!(lab.snapshot(1), before, "nothing was there that could be left");
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        let left = difference(&before, &lab.snapshot(1));
+        if left.lines().all(|line| line.contains("/var/lib/carena-demo")) {
+            return;
+        }
+        assert!(Instant::now() < end, "{left}");
+        std::thread::sleep(Duration::from_millis(500));
+    }
 }
