@@ -146,10 +146,13 @@ impl Cycle<'_> {
         self.wait_until_back(Some(before), since, begun).await?;
         let mut again = 0;
         loop {
-            let error = match self.verify().await {
-                Err(error @ (CycleError::Access(_) | CycleError::Control(_))) if again < AGAIN_MAX => error,
-                done => return done,
-            };
+            let error =
+                match self.verify().await {
+                    Err(
+                        error @ (CycleError::Access(_) | CycleError::Control(_) | CycleError::EngineGone),
+                    ) if again < AGAIN_MAX => error,
+                    done => return done,
+                };
             again += 1;
             self.tell(State::Retry, Some(chain(&error)));
             self.session = None;

@@ -12,25 +12,25 @@ use crate::operator::{Run, Running, Thing, baseline, besides, deploy, is, run, s
 const HELD: &str = "i=0; while [ ! -e /var/lib/thing-go ] && [ $i -lt 3600 ]; do sleep 0.05; i=$((i+1)); done
 echo 2.0 > /var/lib/thing\n";
 
-/// Deploys to node 1, pulls its cable when the payload is to be sent, and kills its engine, which would otherwise take
-/// itself away: what is left is the sweep's to find.
-fn cut_at_send(lab: &Lab) -> Run {
-    let path = baseline(lab, "held", &[Thing::new("thing", HELD)]);
-    let fleet = lab.fleet(&[1], path.to_str().unwrap(), "lease_s = 10");
-    Running::start(lab, &["deploy", fleet.to_str().unwrap(), "--json"]).watch(|_, event| {
-        if is(event, "send", "started") {
-            lab.link(1, "down");
-            // In the node's own process namespace.
-            lab.on_node(1, "pkill -KILL -x carena-engine");
-        }
-    })
+/// Pulls node 1's cable when its port is opened, and freezes its engine, so that it cannot take itself away.
+fn cut(lab: &Lab) {
+    lab.on_node(1, "pkill -STOP carena-engine");
+    lab.link(1, "down");
 }
+
+const OPTIONS: &str = "lease_s = 10\nopen_firewall = \"yes\"";
 
 #[test]
 fn a_lost_node_is_listed_and_swept_when_it_is_back() {
     let lab = Lab::up(1);
     let before = lab.snapshot(1);
-    let lost = cut_at_send(&lab);
+    let path = baseline(&lab, "held", &[Thing::new("thing", HELD)]);
+    let fleet = lab.fleet(&[1], path.to_str().unwrap(), OPTIONS);
+    let lost = Running::start(&lab, &["deploy", fleet.to_str().unwrap(), "--json"]).watch(|_, event| {
+        if is(event, "open", "started") {
+            cut(&lab);
+        }
+    });
     assert_eq!(lost.exit, 253, "{}", lost.all);
     let traces = lost.node(&lab, 1)["outstanding_traces"].to_string();
     for trace in ["engine process of", "engine files in", "rule for port 62286"] {
@@ -40,13 +40,11 @@ fn a_lost_node_is_listed_and_swept_when_it_is_back() {
     let swept = Running::start(&lab, &["sweep", "--json", "--wait", "200"]).watch(|_, trace| {
         if trace["outstanding"].is_string() && !std::mem::replace(&mut back, true) {
             lab.link(1, "up");
-            // What was begun in spite of the cut may end; it is never interrupted.
-            lab.on_node(1, "touch /var/lib/thing-go");
         }
     });
     assert_eq!(swept.exit, 0, "{}", swept.all);
     assert!(back, "it was never tried while the node was away: {}", swept.all);
-    assert_eq!(besides(&lab.snapshot(1), &["thing"]), before);
+    assert_eq!(lab.snapshot(1), before);
     assert_eq!(sweep(&lab).exit, 3);
 }
 
@@ -55,25 +53,23 @@ fn a_process_that_lives_on_sweeps_by_itself_and_corrects_its_summary() {
     let lab = Lab::up(2);
     let before = lab.snapshot(1);
     let path = baseline(&lab, "held", &[Thing::new("thing", HELD)]);
-    let fleet = lab.fleet(&[1, 2], path.to_str().unwrap(), "lease_s = 10");
+    let fleet = lab.fleet(&[1, 2], path.to_str().unwrap(), OPTIONS);
     let first = lab.node_address(1);
-    let (mut cut, mut gone) = (false, 0);
+    let mut gone = 0;
     let done = Running::start(&lab, &["deploy", fleet.to_str().unwrap(), "--json"]).watch(|_, event| {
         if event["node"] != *first {
             return;
         }
-        if is(event, "install", "started") && !std::mem::replace(&mut cut, true) {
-            lab.link(1, "down");
+        if is(event, "open", "started") {
+            cut(&lab);
         }
         if is(event, "result", "failed") {
-            // Its installation may end; then its traces can go.
-            lab.on_node(1, "touch /var/lib/thing-go");
             lab.link(1, "up");
         }
         if is(event, "recover", "undone") {
             gone += 1;
             if gone == 3 {
-                assert_eq!(besides(&lab.snapshot(1), &["thing"]), before);
+                assert_eq!(lab.snapshot(1), before);
                 lab.on_node(2, "touch /var/lib/thing-go");
             }
         }
