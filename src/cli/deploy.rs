@@ -98,7 +98,6 @@ async fn run(order: Order, common: &Common, intent: Intent) -> Result<Ran, Ended
         _ => Ok(None),
     };
     let resumed = resumed.map_err(|error| Ended::with(Exit::Other, &error))?;
-    recover(&deployments, &fleet).await?;
     let started = match (resumed, &order.retry) {
         (Some(id), _) => Ok(id),
         (None, None) => deployments.start(fleet, intent).await,

@@ -15,7 +15,7 @@ echo 2.0 > /var/lib/thing\n";
 /// Deploys to node 1 and pulls its cable when the payload is to be sent.
 fn cut_at_send(lab: &Lab) -> Run {
     let path = baseline(lab, "held", &[Thing::new("thing", HELD)]);
-    let fleet = lab.fleet(&[1], path.to_str().unwrap(), "lease_s = 300");
+    let fleet = lab.fleet(&[1], path.to_str().unwrap(), "lease_s = 20");
     Running::start(lab, &["deploy", fleet.to_str().unwrap(), "--json"]).watch(|_, event| {
         if is(event, "send", "started") {
             lab.link(1, "down");
@@ -52,7 +52,7 @@ fn a_process_that_lives_on_sweeps_by_itself_and_corrects_its_summary() {
     let lab = Lab::up(2);
     let before = lab.snapshot(1);
     let path = baseline(&lab, "held", &[Thing::new("thing", HELD)]);
-    let fleet = lab.fleet(&[1, 2], path.to_str().unwrap(), "lease_s = 300");
+    let fleet = lab.fleet(&[1, 2], path.to_str().unwrap(), "lease_s = 20");
     let first = lab.node_address(1);
     let (mut cut, mut gone) = (false, 0);
     let done = Running::start(&lab, &["deploy", fleet.to_str().unwrap(), "--json"]).watch(|_, event| {
