@@ -14,6 +14,7 @@ use crate::cli::{Control, Ended, Serve, complain, signalled, state};
 use crate::console::{self, Token};
 use crate::deploy::Deployments;
 use crate::deploy::store::Store;
+use crate::deploy::vault::{KEY_FILE, Vault};
 use crate::error::explain;
 use crate::firmware::outcome::Exit;
 use crate::https::identity::Identity;
@@ -41,9 +42,18 @@ pub async fn serve(told: Serve) -> Result<Exit, Ended> {
         .map_err(|error| other(format!("port {} cannot be bound: {error}", told.port)))?;
     let port = listener.port();
     let registry = Registry::new();
-    let deployments = Deployments::new(store, Cache::embedded(), registry.clone(), port);
+    let vault = Vault::in_directory(&directory)
+        .map_err(|error| other(format!("the key in {}: {error}", directory.join(KEY_FILE).display())))?;
+    let deployments = Deployments::new(store, Cache::embedded(), registry.clone(), port).sealed_by(vault);
     let _control = Control::listen(&directory, deployments.clone())
         .inspect_err(|error| tracing::warn!(%error, "carena abort will not reach this process"));
+    // What goes on is in use before the sweep looks.
+    match deployments.resume_all().await {
+        Ok(resumed) => {
+            resumed.iter().for_each(|deployment| tracing::info!(%deployment, "goes on after a restart"));
+        }
+        Err(error) => tracing::error!("what was under way cannot go on: {}", explain(&error)),
+    }
     // What dead runs left; on a node that is deployed to, before it is begun there.
     deployments.keep_sweeping();
     registry.set_default(identity.server.clone(), console::router(deployments.clone(), token.clone()));

@@ -10,7 +10,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::fleet::Fleet;
+use zeroize::{ZeroizeOnDrop, Zeroizing};
+
+use crate::error::explain;
+use crate::fleet::{Fleet, Node};
+use crate::secret::Secret;
 use crate::wire::id::{ComponentId, DeploymentId};
 use crate::wire::message::{Reply, Request};
 
@@ -22,7 +26,8 @@ use super::establish::reach;
 use super::event::{ComponentSummary, NodeResult, NodeSummary, State, Step, Summary};
 use super::path::{Bring, Established, Interrupt};
 use super::recover;
-use super::schedule::StartError;
+use super::schedule::{Intent, StartError};
+use super::store::StoreError;
 
 /// An engine that was reached before answers within this, or another path is taken.
 const PROBE: Duration = Duration::from_secs(2);
@@ -55,9 +60,54 @@ impl Before {
     }
 }
 
+/// The place a sealed value is bound to.
+fn place(deployment: &DeploymentId, name: &str) -> String {
+    format!("{deployment}/{name}")
+}
+
+/// The name of what is kept of a whole deployment.
+const CREDENTIALS: &str = "credentials";
+
+/// What a service needs to go on with a deployment by itself.
+#[derive(Serialize, Deserialize)]
+struct Credentials {
+    dry_run: bool,
+    /// What came with the fleet itself, by the number of the node.
+    nodes: Vec<NodeSecrets>,
+}
+
+/// A node's secrets that stand in no file.
+#[derive(Serialize, Deserialize, ZeroizeOnDrop)]
+struct NodeSecrets {
+    password: Option<String>,
+    key: Option<String>,
+    key_passphrase: Option<String>,
+    privilege_password: Option<String>,
+}
+
+impl NodeSecrets {
+    fn of(node: &Node) -> Self {
+        let text = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.reveal().to_owned());
+        Self {
+            password: text(&node.password),
+            key: text(&node.key),
+            key_passphrase: text(&node.key_passphrase),
+            privilege_password: text(&node.privilege_password),
+        }
+    }
+
+    fn give(&self, node: &mut Node) {
+        let secret = |text: &Option<String>| text.clone().map(Secret::new);
+        node.password = secret(&self.password);
+        node.key = secret(&self.key);
+        node.key_passphrase = secret(&self.key_passphrase);
+        node.privilege_password = secret(&self.privilege_password);
+    }
+}
+
 impl Cycle<'_> {
-    fn place_of_record(&self) -> String {
-        format!("{}/{}", self.run.deployment, self.index)
+    fn name_of_record(&self) -> String {
+        format!("engine {}", self.index)
     }
 
     /// Keeps what it takes to go on, should the box die; without a vault there is nothing to keep it in.
@@ -78,15 +128,18 @@ impl Cycle<'_> {
             from: from.to_vec(),
             done: done.map(<[_]>::to_vec),
         };
-        let plain = zeroize::Zeroizing::new(serde_json::to_vec(&record).map_err(|_| CycleError::Protocol)?);
-        let sealed = vault.seal(&self.place_of_record(), &plain).map_err(|_| CycleError::Protocol)?;
-        Ok(self.run.store.keep_engine(&self.run.deployment, self.index, sealed).await?)
+        let plain = Zeroizing::new(serde_json::to_vec(&record).map_err(|_| CycleError::Protocol)?);
+        let (deployment, name) = (&self.run.deployment, self.name_of_record());
+        let sealed = vault.seal(&place(deployment, &name), &plain).map_err(|_| CycleError::Protocol)?;
+        Ok(self.run.store.keep_sealed(deployment, name, sealed).await?)
     }
 
     async fn record(&self) -> Result<Option<Record>, CycleError> {
         let Some(vault) = &self.run.vault else { return Ok(None) };
-        let sealed = self.run.store.engine(&self.run.deployment, self.index).await?;
-        let plain = sealed.and_then(|sealed| vault.open(&self.place_of_record(), &sealed).ok());
+        let (deployment, name) = (&self.run.deployment, self.name_of_record());
+        let bound = place(deployment, &name);
+        let sealed = self.run.store.sealed(deployment, name).await?;
+        let plain = sealed.and_then(|sealed| vault.open(&bound, &sealed).ok());
         Ok(plain.and_then(|plain| serde_json::from_slice(&plain).ok()))
     }
 
@@ -168,6 +221,61 @@ impl Cycle<'_> {
 }
 
 impl Deployments {
+    /// Keeps what was given with the fleet and stands in no file; without a vault it is not kept.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(super) async fn keep_credentials(
+        &self,
+        deployment: &DeploymentId,
+        fleet: &Fleet,
+        intent: Intent,
+    ) -> Result<(), StoreError> {
+        let Some(vault) = self.0.vault.get() else { return Ok(()) };
+        let nodes = fleet.nodes.iter().map(NodeSecrets::of).collect();
+        let credentials = Credentials { dry_run: intent == Intent::DryRun, nodes };
+        let plain = Zeroizing::new(serde_json::to_vec(&credentials).map_err(StoreError::Record)?);
+        let sealed = vault.seal(&place(deployment, CREDENTIALS), &plain);
+        let sealed = sealed.map_err(|error| StoreError::Commit { why: error.to_string() })?;
+        self.0.store.keep_sealed(deployment, CREDENTIALS.to_owned(), sealed).await
+    }
+
+    async fn credentials(&self, deployment: &DeploymentId) -> Result<Option<Credentials>, StoreError> {
+        let Some(vault) = self.0.vault.get() else { return Ok(None) };
+        let sealed = self.0.store.sealed(deployment, CREDENTIALS.to_owned()).await?;
+        let plain = sealed.and_then(|sealed| vault.open(&place(deployment, CREDENTIALS), &sealed).ok());
+        Ok(plain.and_then(|plain| serde_json::from_slice(&plain).ok()))
+    }
+
+    /// Goes on with every deployment that a dead process of this box left unfinished and whose credentials are
+    /// there. The others are closed; their traces are the sweep's. Returns those that go on.
+    ///
+    /// # Errors
+    /// [`StoreError`]; one that cannot go on for another reason is closed.
+    pub async fn resume_all(&self) -> Result<Vec<DeploymentId>, StoreError> {
+        let mut resumed = Vec::new();
+        for (summary, kept) in self.0.store.unfinished().await? {
+            let credentials = self.credentials(&summary.deployment).await?;
+            let (Some(mut fleet), Some(credentials)) = (kept, credentials) else {
+                self.close(summary).await;
+                continue;
+            };
+            if summary.cancelled || credentials.dry_run {
+                self.close(summary).await;
+                continue;
+            }
+            fleet.nodes.iter_mut().zip(&credentials.nodes).for_each(|(node, secrets)| secrets.give(node));
+            match self.go_on(summary.clone(), fleet).await {
+                Ok(deployment) => resumed.push(deployment),
+                Err(error) => {
+                    tracing::error!(deployment = %summary.deployment, "cannot go on: {}", explain(&error));
+                    self.close(summary).await;
+                }
+            }
+        }
+        Ok(resumed)
+    }
+
     /// Goes on with the deployment of this very fleet that a dead process of this box left unfinished, under its own
     /// id. Other unfinished ones are closed; their traces are the sweep's.
     ///

@@ -160,7 +160,7 @@ pub(super) struct Inner {
     changes: watch::Sender<u64>,
     closing: AtomicBool,
     /// What seals what is kept of running engines.
-    vault: OnceLock<Arc<Vault>>,
+    pub(super) vault: OnceLock<Arc<Vault>>,
     /// One sweep at a time: two would ask a node twice at once.
     pub(super) sweeping: tokio::sync::Mutex<()>,
     /// A node ended with traces that could not be taken back.
@@ -266,6 +266,9 @@ impl Deployments {
         {
             self.known().remove(&deployment);
             return Err(error.into());
+        }
+        if let Err(error) = self.keep_credentials(&deployment, &fleet, intent).await {
+            tracing::warn!(%deployment, "it will not go on after a crash by itself: {}", explain(&error));
         }
         let run = Run {
             deployment: deployment.clone(),

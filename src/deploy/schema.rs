@@ -18,9 +18,9 @@ const MIGRATIONS: [&str; 3] = [
     CREATE INDEX journal_open ON journal (entry) WHERE undone IS NULL;",
     // The fleet of a deployment, without secrets, so that its failed nodes can be retried.
     "ALTER TABLE deployment ADD COLUMN fleet TEXT;",
-    // What it takes to join an engine that still runs, sealed.
-    "CREATE TABLE engine (deployment TEXT NOT NULL, node INTEGER NOT NULL, sealed BLOB NOT NULL,
-        PRIMARY KEY (deployment, node)) STRICT;",
+    // What it takes to go on with a deployment after a crash, sealed: credentials, and for each node its engine.
+    "CREATE TABLE sealed (deployment TEXT NOT NULL, what TEXT NOT NULL, sealed BLOB NOT NULL,
+        PRIMARY KEY (deployment, what)) STRICT;",
 ];
 
 /// The version this program writes.

@@ -295,50 +295,50 @@ impl Store {
                 .prepare_cached("UPDATE deployment SET ended = ?2, summary = ?3 WHERE id = ?1")?
                 .execute(params![row.0, row.1, row.2])?;
             if row.1.is_some() {
-                // Its engines are gone, and so are their keys.
-                savepoint.prepare_cached("DELETE FROM engine WHERE deployment = ?1")?.execute([row.0])?;
+                // Its engines are gone, and so are their keys and its credentials.
+                savepoint.prepare_cached("DELETE FROM sealed WHERE deployment = ?1")?.execute([row.0])?;
             }
             Ok(())
         })
         .await
     }
 
-    /// Keeps what it takes to join the engine of a node; `sealed` replaces what was kept before.
+    /// Keeps something of a deployment that was sealed; it replaces what was kept under this name before.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn keep_engine(
+    pub async fn keep_sealed(
         &self,
         deployment: &DeploymentId,
-        node: usize,
+        what: String,
         sealed: Vec<u8>,
     ) -> Result<(), StoreError> {
-        let (deployment, node) = (deployment.to_string(), node as i64);
+        let deployment = deployment.to_string();
         self.run(move |savepoint| {
             savepoint
                 .prepare_cached(
-                    "INSERT OR REPLACE INTO engine (deployment, node, sealed) VALUES (?1, ?2, ?3)",
+                    "INSERT OR REPLACE INTO sealed (deployment, what, sealed) VALUES (?1, ?2, ?3)",
                 )?
-                .execute(params![deployment, node, sealed])?;
+                .execute(params![deployment, what, sealed])?;
             Ok(())
         })
         .await
     }
 
-    /// What was kept of a node's engine.
+    /// What was kept sealed under a name.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn engine(
+    pub async fn sealed(
         &self,
         deployment: &DeploymentId,
-        node: usize,
+        what: String,
     ) -> Result<Option<Vec<u8>>, StoreError> {
-        let (deployment, node) = (deployment.to_string(), node as i64);
+        let deployment = deployment.to_string();
         self.run(move |savepoint| {
             let mut select =
-                savepoint.prepare_cached("SELECT sealed FROM engine WHERE deployment = ?1 AND node = ?2")?;
-            Ok(select.query_row(params![deployment, node], |row| row.get(0)).optional()?)
+                savepoint.prepare_cached("SELECT sealed FROM sealed WHERE deployment = ?1 AND what = ?2")?;
+            Ok(select.query_row(params![deployment, what], |row| row.get(0)).optional()?)
         })
         .await
     }

@@ -107,7 +107,7 @@ fn another_fleet_takes_the_old_one_back_first_and_keys_are_in_no_database() {
     let grep =
         std::process::Command::new("grep").arg("-rqa").arg("PRIVATE KEY").arg(&state).status().unwrap();
     assert_eq!(grep.code(), Some(1), "a key is in {}", state.display());
-    let other = deploy(&lab, &lab.fleet(&[1], "demo", ""));
+    let other = deploy(&lab, &lab.fleet(&[1, 2], "demo", ""));
     assert_eq!(other.exit, 0, "{}", other.all);
     let left = |k| {
         apart_from_things(&lab, k)

@@ -1,6 +1,6 @@
 // How a deployment stands, from its summary and its events. No element is touched here.
 
-const STEPS = ["recover", "connect", "look", "copy", "start", "open", "join", "inventory", "plan", "send", "install",
+const STEPS = ["recover", "connect", "look", "copy", "start", "open", "join", "path", "inventory", "plan", "send", "install",
   "reboot", "return", "verify", "stop", "remove", "close", "disconnect", "result"];
 
 /** One word for a whole deployment, as text key and colour. */
