@@ -67,8 +67,8 @@ const DEPLOY_HELP: &str = "Example fleet file:
   [[node]]
   address = \"fd00:ca::11\"
   user = \"operator\"
-  password_file = \"op.secret\"     # or key_file
-  privilege = \"sudo\"              # root | sudo
+  password_file = \"op.secret\"     # or key_file, with key_passphrase_file
+  privilege = \"sudo\"              # root | sudo | su, with privilege_password_file
   group = \"edge\"
   exclusive = \"cluster-a\"         # never two nodes of the same cluster at once
 
