@@ -1,77 +1,24 @@
-//! Running the command line in a lab, and reading what it says.
+//! Deployments of one component that a test makes: the shortest way to say what is installed, and what may be left.
 
-use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 
 use carena::digest::Sha256;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::lab::Lab;
-
-/// A run of the command line that has ended.
-pub struct Run {
-    pub exit: i32,
-    pub summary: Value,
-    pub stderr: String,
-    /// Standard output and standard error.
-    pub all: String,
-}
-
-pub fn run(command: &mut Command) -> Run {
-    let output = command.stdin(Stdio::null()).output().unwrap();
-    ended(&output)
-}
-
-pub fn ended(output: &std::process::Output) -> Run {
-    let stdout = String::from_utf8(output.stdout.clone()).unwrap();
-    let stderr = String::from_utf8(output.stderr.clone()).unwrap();
-    let last = stdout.lines().last().unwrap_or("null");
-    Run {
-        exit: output.status.code().unwrap_or(-1),
-        summary: serde_json::from_str::<Value>(last).unwrap_or_default()["summary"].clone(),
-        all: format!("{stdout}{stderr}"),
-        stderr,
-    }
-}
-
-impl Run {
-    pub fn node(&self, lab: &Lab, k: usize) -> &Value {
-        &self.summary["nodes"][lab.node_address(k)]
-    }
-
-    /// The first component of a node.
-    pub fn component(&self, lab: &Lab, k: usize) -> &Value {
-        &self.node(lab, k)["components"][0]
-    }
-}
-
-pub fn deploy(lab: &Lab, fleet: &Path) -> Run {
-    run(&mut lab.carena(&["deploy", fleet.to_str().unwrap(), "--json"]))
-}
+use crate::operator::Running;
+pub use crate::operator::{Run, deploy, ended, run};
 
 /// A deployment under way: `meet` is told every event as it is printed, and may send a signal.
 pub fn deploy_watched(lab: &Lab, fleet: &Path, mut meet: impl FnMut(&Value) -> Option<Signal>) -> Run {
-    let mut child = lab
-        .carena(&["deploy", fleet.to_str().unwrap(), "--json"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut said = Vec::new();
-    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
-        let line = line.unwrap();
-        if let Some(signal) = meet(&serde_json::from_str(&line).unwrap_or_default()) {
-            kill(&child, signal);
+    let running = Running::start(lab, &["deploy", fleet.to_str().unwrap(), "--json"]);
+    running.watch(|running, event| {
+        if let Some(signal) = meet(event) {
+            running.signal(signal);
         }
-        said.extend_from_slice(line.as_bytes());
-        said.push(b'\n');
-    }
-    let mut output = child.wait_with_output().unwrap();
-    output.stdout = said;
-    ended(&output)
+    })
 }
 
 /// Sends a signal to a `carena` that the lab started.

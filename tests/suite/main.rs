@@ -26,4 +26,5 @@ mod reboot;
 mod resume;
 mod secrets;
 mod serve;
+mod terminal;
 mod traces;

@@ -30,6 +30,11 @@ impl Run {
         &self.summary["nodes"][lab.node_address(k)]
     }
 
+    /// The first component of a node.
+    pub fn component(&self, lab: &Lab, k: usize) -> &Value {
+        &self.node(lab, k)["components"][0]
+    }
+
     pub fn id(&self) -> &str {
         self.summary["deployment"].as_str().unwrap()
     }
@@ -53,7 +58,10 @@ impl Run {
 }
 
 pub fn run(command: &mut Command) -> Run {
-    let output = command.stdin(Stdio::null()).output().unwrap();
+    ended(command.stdin(Stdio::null()).output().unwrap())
+}
+
+pub fn ended(output: std::process::Output) -> Run {
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Run::read(output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
 }

@@ -129,7 +129,7 @@ fn no_secret_is_in_processes_logs_store_output_or_on_the_nodes() {
             let engine = lab.on_node(k, "ls -d /var/tmp/carena-*/ /tmp/carena-*/ 2>/dev/null");
             assert!(engine.contains("carena-"), "no engine on node {k} to look at");
         }
-        ended(&child.wait_with_output().unwrap())
+        ended(child.wait_with_output().unwrap())
     });
     assert_eq!(run.exit, 253, "{}", run.all);
     for k in [1, 2] {
