@@ -3,7 +3,8 @@
 //! A running installer is never interrupted by a cancel, a lost box or the end of the lease. It is ended only when it
 //! shows no life, neither output nor CPU time, for a time no honest installer needs.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -11,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::lease::PATH;
+use super::linux;
 use super::log::Log;
 use super::session::{Done, Worker};
 use crate::paths::ENGINE_BUSY_FILE;
@@ -39,9 +41,9 @@ pub fn install(
     worker: &Worker,
 ) -> Result<Installed, Failure> {
     let busy = directory.join(ENGINE_BUSY_FILE);
-    // The box's last resort, killing the engine, asks for this file first.
-    std::fs::File::create(&busy).map_err(|error| node(format!("{}: {error}", busy.display())))?;
-    let result = run(job, payload, worker);
+    // Whoever would kill the engine or take its directory away asks this file first: whose process is the installer's.
+    let mut noted = File::create(&busy).map_err(|error| node(format!("{}: {error}", busy.display())))?;
+    let result = run(job, payload, worker, &mut noted);
     let _ = std::fs::remove_file(&busy);
     result
 }
@@ -68,7 +70,7 @@ fn program(command: &[String], payload: &str) -> Option<Command> {
     Some(program)
 }
 
-fn run(job: &Install, payload: &Path, worker: &Worker) -> Result<Installed, Failure> {
+fn run(job: &Install, payload: &Path, worker: &Worker, noted: &mut File) -> Result<Installed, Failure> {
     let no_pipe = |error| node(format!("no pipe for the installer's output: {error}"));
     let Some(mut command) = program(&job.command, &payload.to_string_lossy()) else {
         return Err(node("the install command is empty".into()));
@@ -84,6 +86,10 @@ fn run(job: &Install, payload: &Path, worker: &Worker) -> Result<Installed, Fail
     let mut child = spawned.map_err(|error| {
         node(format!("starting {}: {error}", job.command.first().map_or("", |word| word)))
     })?;
+    if let Ok(since) = linux::start_time_of(child.id()) {
+        // A full disk: then the engine's own process is all that tells of the installation.
+        let _ = writeln!(noted, "{} {since}", child.id());
+    }
     let log = Arc::new(Mutex::new(Log::new()));
     let reading = std::thread::spawn({
         let log = log.clone();
@@ -194,5 +200,11 @@ fn ask(command: &[String]) -> Reply {
         }
         std::thread::park_timeout(LOOK_EVERY);
     }
-    Reply::Version(reading.join().ok().flatten())
+    // What the program left in the background may hold the pipe: it is not waited for.
+    let waited = Instant::now();
+    while !reading.is_finished() && waited.elapsed() < Duration::from_secs(1) {
+        std::thread::park_timeout(LOOK_EVERY);
+    }
+    let line = if reading.is_finished() { reading.join().ok().flatten() } else { None };
+    Reply::Version(line)
 }

@@ -80,16 +80,16 @@ fn close_inherited(keep: i32) {
     }
 }
 
-/// Start time of this process: field 22 of `/proc/self/stat`, proc(5).
+/// Start time of a process: field 22 of `/proc/PID/stat`, proc(5).
 ///
 /// # Errors
 /// Those of reading it.
-pub fn start_time() -> io::Result<u64> {
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
+pub fn start_time_of(pid: u32) -> io::Result<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The name in field 2 may hold anything, so count from the last parenthesis: that is field 3.
     let fields = stat.rsplit_once(") ").map(|(_, fields)| fields);
     let field = fields.and_then(|fields| fields.split(' ').nth(19)).and_then(|field| field.parse().ok());
-    field.ok_or_else(|| io::Error::other("/proc/self/stat is not understood"))
+    field.ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat is not understood")))
 }
 
 /// Listens on the first free port from `first` on, on all addresses of both families.

@@ -95,7 +95,7 @@ fn stay(
     tls: tls::Tls,
 ) -> std::io::Result<(Started, impl FnOnce() + use<>)> {
     let pid = std::process::id();
-    let start_time = linux::start_time()?;
+    let start_time = linux::start_time_of(pid)?;
     // Before anything else: this is how the box finds and stops the engine, whatever happens next.
     let pid_file = directory.join(crate::paths::ENGINE_PID_FILE);
     crate::durable::write(&pid_file, format!("{pid} {start_time}\n").as_bytes(), 0o600)?;

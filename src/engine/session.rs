@@ -36,6 +36,9 @@ const LOGS_MAX: usize = 16;
 /// Connections at once; one is the box's, the others have not proved themselves yet.
 const PEERS_MAX: usize = 16;
 
+/// Whoever asks an engine to end waits at most this long for it, see the box's script that stops it (5 s).
+const STOPPED_MAX: Duration = Duration::from_secs(10);
+
 /// What a worker thread hands to the loop.
 pub enum Done {
     /// Bytes of a payload that are there.
@@ -104,7 +107,8 @@ struct Engine {
     /// Requests to be answered when nothing is installed or fetched any more.
     when_idle: Vec<Asker>,
     cancelled: bool,
-    stop: bool,
+    /// Since when it is to end.
+    stop: Option<Instant>,
     began: Instant,
     heard: Instant,
 }
@@ -126,7 +130,13 @@ pub fn serve(doors: &Doors, port: u16, directory: PathBuf, config: StartConfig, 
     let mut engine = Engine::new(config, directory, tls, worker);
     loop {
         engine.peers.iter_mut().for_each(Peer::flush);
-        if engine.stop && engine.idle() {
+        if let Some(since) = engine.stop
+            && engine.idle()
+        {
+            // Whoever said so has given up waiting by then: nobody else takes files and rule away.
+            if since.elapsed() > STOPPED_MAX {
+                lease::take_oneself_away(&engine.config, &engine.directory, port);
+            }
             return;
         }
         if engine.lease_over() && engine.idle() {
@@ -142,7 +152,7 @@ pub fn serve(doors: &Doors, port: u16, directory: PathBuf, config: StartConfig, 
         }
         if matches!(signals.read_signal(), Ok(Some(_))) {
             engine.cancel();
-            engine.stop = true;
+            engine.stop.get_or_insert_with(Instant::now);
         }
         engine.read();
     }
@@ -162,7 +172,7 @@ impl Engine {
             installed: VecDeque::new(),
             when_idle: Vec::new(),
             cancelled: false,
-            stop: false,
+            stop: None,
             began: Instant::now(),
             heard: Instant::now(),
         }
@@ -175,7 +185,8 @@ impl Engine {
     fn lease_over(&mut self) -> bool {
         let over = self.heard.elapsed() >= Duration::from_secs(u64::from(self.config.lease_s));
         if over {
-            self.cancel();
+            // Not cancelled: a box that comes back while an installer still runs goes on.
+            self.payloads.stop();
         }
         over
     }
@@ -322,7 +333,7 @@ impl Engine {
             }
             Request::Stop => {
                 self.cancel();
-                self.stop = true;
+                self.stop.get_or_insert_with(Instant::now);
                 self.when_idle.push(asker);
                 self.answer_idle();
             }

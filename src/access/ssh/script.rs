@@ -53,7 +53,9 @@ pub fn undo(deployment: &DeploymentId, undos: &[(i64, Undo)]) -> String {
     // Should this visit be cut off as well, the next one finds its shell.
     for files in undos.iter().filter_map(|(_, undo)| as_files(undo)) {
         script.push_str(&format!(
-            "owner=; {{ read -r owner < {}/{ENGINE_MARKER_FILE}; }} 2>/dev/null; [ \"$owner\" != {deployment} ] || {{ {}; }}\n",
+            "{}\nif mine; then owner=; {{ read -r owner < {}/{ENGINE_MARKER_FILE}; }} 2>/dev/null; \
+             [ \"$owner\" != {deployment} ] || {{ {}; }}; fi\n",
+            mine(&files.directory),
             files.directory,
             root_shell::note_script(&files.directory)
         ));
@@ -76,15 +78,28 @@ fn as_files(undo: &Undo) -> Option<&EngineFiles> {
     }
 }
 
+/// Shell that defines `mine`: whether the directory is one that root made. Anybody may make one of its name where it
+/// once was, and must not get root to read, write or end anything by what he puts there. `-O` is not POSIX, but every
+/// shell that is a `/bin/sh` has it.
+fn mine(directory: &str) -> String {
+    format!("mine() {{ [ -d {directory} ] && [ ! -h {directory} ] && [ -O {directory} ]; }}")
+}
+
+/// Shell that defines `lives FILE`: whether the process lives whose id and start time stand in the file.
+const LIVES: &str = r#"lives() {
+    read -r pid began < $1 2>/dev/null || return 1
+    read -r stat < /proc/$pid/stat 2>/dev/null || return 1
+    set -- ${stat##*) }
+    [ "$1" != Z ] && shift 19 2>/dev/null && [ "$1" = "$began" ]
+}"#;
+
 /// Exit 3: already gone. The engine is asked to end; it is killed only when no installation runs.
 fn stop(EngineProcess { directory }: &EngineProcess) -> String {
     format!(
-        r#"alive() {{
-    read -r pid began < {directory}/{ENGINE_PID_FILE} 2>/dev/null || return 1
-    read -r stat < /proc/$pid/stat 2>/dev/null || return 1
-    set -- ${{stat##*) }}
-    [ "$1" != Z ] && shift 19 2>/dev/null && [ "$1" = "$began" ]
-}}
+        r#"{}
+{LIVES}
+alive() {{ lives {directory}/{ENGINE_PID_FILE}; }}
+mine || exit 3
 until_gone() {{
     n=0
     while alive; do
@@ -97,13 +112,21 @@ kill -TERM $pid
 until_gone 100 && exit 0
 [ ! -e {directory}/{ENGINE_BUSY_FILE} ] || {{ echo an installation is still running; exit 1; }}
 alive && kill -KILL $pid
-until_gone 100 || {{ echo process $pid does not end; exit 1; }}"#
+until_gone 100 || {{ echo process $pid does not end; exit 1; }}"#,
+        mine(directory)
     )
 }
 
+/// The files stay as long as an installation runs, whose payload they hold: also one whose engine is gone.
 fn remove(EngineFiles { directory }: &EngineFiles, deployment: &DeploymentId) -> String {
     format!(
-        r#"[ -d {directory} ] && [ ! -h {directory} ] || exit 3
+        r#"{}
+{LIVES}
+mine || exit 3
+if [ -e {directory}/{ENGINE_BUSY_FILE} ] && {{ lives {directory}/{ENGINE_PID_FILE} || lives {directory}/{ENGINE_BUSY_FILE}; }}; then
+    echo an installation is still running
+    exit 1
+fi
 owner=$(cat {directory}/{ENGINE_MARKER_FILE} 2>/dev/null)
 if [ "$owner" != {deployment} ]; then
     # On a full disk, or cut off, the marker is the beginning of what it should be, and alone.
@@ -115,6 +138,7 @@ if [ "$owner" != {deployment} ]; then
 fi
 {}
 rm -rf {directory}"#,
+        mine(directory),
         root_shell::end_script(directory)
     )
 }
@@ -197,6 +221,38 @@ mod tests {
         assert!(theirs.try_wait().unwrap().is_none());
         theirs.kill().unwrap();
         theirs.wait().unwrap();
+    }
+
+    #[test]
+    fn files_stay_under_a_running_installation_and_what_is_not_roots_is_not_looked_at() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("carena-0190-test");
+        std::fs::create_dir(&directory).unwrap();
+        crate::durable::write(&directory.join(ENGINE_MARKER_FILE), b"0190-test", 0o600).unwrap();
+        #[expect(clippy::disallowed_methods, reason = "a real process that stands for the installer")]
+        let mut child = Command::new("sleep").arg("60").stdout(Stdio::null()).spawn().unwrap();
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+        let began = stat.rsplit_once(") ").unwrap().1.split(' ').nth(19).unwrap().to_owned();
+        let busy = format!("{} {began}\n", child.id());
+        crate::durable::write(&directory.join(ENGINE_BUSY_FILE), busy.as_bytes(), 0o600).unwrap();
+        crate::durable::write(&directory.join(ENGINE_PID_FILE), busy.as_bytes(), 0o600).unwrap();
+        let path = directory.to_str().unwrap();
+        let undos = [
+            (1, Undo::from(EngineProcess { directory: path.into() })),
+            (2, Undo::from(EngineFiles { directory: path.into() })),
+        ];
+        let files = &undos[1..];
+        assert!(run(&undo(&id(), files)).contains("undo 2 failed an installation is still running"));
+        assert!(directory.exists());
+        std::os::unix::fs::chown(&directory, Some(65534), Some(65534)).unwrap();
+        let said = run(&undo(&id(), &undos));
+        assert!(said.contains("undo 1 gone") && said.contains("undo 2 gone"), "{said}");
+        assert!(directory.exists() && child.try_wait().unwrap().is_none());
+        std::os::unix::fs::chown(&directory, Some(0), Some(0)).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(run(&undo(&id(), files)).contains("undo 2 done"));
+        assert!(!directory.exists());
     }
 
     #[test]
