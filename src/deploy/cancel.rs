@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use crate::error::Hinted;
+use crate::error::{Hinted, explain};
 use crate::wire::id::{ComponentId, DeploymentId};
 
 use super::Deployments;
@@ -100,6 +100,13 @@ impl Deployments {
         let Some(known) = known.get_mut(id) else { return false };
         known.summary.cancelled = true;
         known.cancels.send_modify(|cancels| cancels.all = true);
+        let (store, id) = (self.0.store.clone(), id.clone());
+        // A box that dies now must not go on with it when it is back.
+        tokio::spawn(async move {
+            if let Err(error) = store.mark_cancelled(&id).await {
+                tracing::error!(deployment = %id, "the cancel is not in the store: {}", explain(&error));
+            }
+        });
         true
     }
 

@@ -97,7 +97,9 @@ impl Cycle<'_> {
             rejoins: 0,
         };
         self.choose(&mut established, blocked).await?;
-        self.keep(&established, &[], None).await?;
+        // A second time, after a restart, everything is done already.
+        let done = (!self.components.is_empty()).then(|| self.components.clone());
+        self.keep(&established, &self.before.from, done.as_deref()).await?;
         Ok(established)
     }
 

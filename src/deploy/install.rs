@@ -58,11 +58,14 @@ pub async fn all(cycle: &mut Cycle<'_>, established: &mut Established) -> Result
     let from = cycle.before.from.clone();
     cycle.keep(established, &from, None).await?;
     for (component, from) in to_do {
-        if cycle.run.is_cancelled() {
+        // An installer that has begun before the box died is heard to its end, cancelled or not.
+        let begun = cycle.before.begun(&component.id).is_some();
+        if !begun && cycle.run.is_cancelled() {
             return Err(CycleError::Cancelled);
         }
         let without = |from, outcome| ComponentSummary::new(&component.id, from, None, outcome);
         let summary = match unmet(component, &cycle.components) {
+            _ if begun => one(cycle, established, component, from).await?,
             _ if cycle.run.is_component_cancelled(&component.id) => {
                 without(from, Outcome::Skipped(CANCELLED.into()))
             }
@@ -171,7 +174,12 @@ async fn one(
             return Ok(summary);
         }
     }
-    cycle.enter(Step::Install)?;
+    if begun {
+        cycle.step = Step::Install;
+        cycle.tell(State::Started, None);
+    } else {
+        cycle.enter(Step::Install)?;
+    }
     cycle.under_way = Some(component.id.clone());
     let install = Request::Install(Install {
         component: component.id.clone(),
@@ -213,7 +221,16 @@ async fn one(
     cycle.run.tell(&cycle.node.address, Step::Verify, State::Started, None);
     summary.to = read_back(cycle, established, component, Interrupt::Never).await?;
     summary.outcome = match (meaning, summary.to.as_deref()) {
-        (ExitMeaning::Current, _) => Outcome::Current,
+        (ExitMeaning::Current, Some(version))
+            if version::compare(version, &component.version) != Ordering::Less =>
+        {
+            Outcome::Current
+        }
+        (ExitMeaning::Current, version) => Outcome::Unverified(format!(
+            "the installer says that {} is there already, but {} was read back",
+            component.version,
+            version.unwrap_or("no version")
+        )),
         (ExitMeaning::NotApplicable, _) => Outcome::NotApplicable("the installer says so".into()),
         (_, Some(version)) if version::compare(version, &component.version) == Ordering::Equal => {
             Outcome::Updated

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use crate::access::control::{ControlError, EngineClient};
 use crate::access::ssh::{AccessError, Ground, Tunnel, TunnelEnd};
 use crate::https::Registration;
-use crate::wire::message::{Probe, Reply, Request};
+use crate::wire::message::{Failure, FailureKind, Probe, Reply, Request};
 
 use super::authority::Authority;
 use super::cycle::Cycle;
@@ -36,6 +36,15 @@ const PAUSE_MAX: Duration = Duration::from_secs(4);
 
 /// How often one engine is joined again at most: an end, should one drop every connection at once.
 const REJOINS_MAX: u32 = 100;
+
+/// A question that is no transfer and no installation is answered by then: a version query may take 30 s, a sick disk
+/// longer.
+const ASK_MAX: Duration = Duration::from_secs(120);
+
+fn no_answer() -> CycleError {
+    let message = format!("the engine has no answer after {} s", ASK_MAX.as_secs());
+    ControlError::Engine(Failure { kind: FailureKind::Node, message }).into()
+}
 
 /// How control and payload travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,9 +145,16 @@ impl Cycle<'_> {
         interrupt: Interrupt,
     ) -> Result<Reply, CycleError> {
         loop {
-            match established.engine.request(request.clone()).await {
-                Err(ControlError::Lost) => self.rejoin(established, interrupt).await?,
-                answer => return Ok(answer?),
+            let (run, engine) = (self.run, established.engine.clone());
+            let asking = tokio::time::timeout(ASK_MAX, engine.request(request.clone()));
+            let answer = match interrupt {
+                Interrupt::OnCancel => run.unless_cancelled(asking).await?,
+                Interrupt::Never => asking.await,
+            };
+            match answer {
+                Err(_) => return Err(no_answer()),
+                Ok(Err(ControlError::Lost)) => self.rejoin(established, interrupt).await?,
+                Ok(answer) => return Ok(answer?),
             }
         }
     }
@@ -203,7 +219,8 @@ impl Cycle<'_> {
             port: self.run.https_port,
             bound_ms: PROBE_BACK_MS,
         };
-        match engine.request(Request::Probe(Box::new(probe))).await? {
+        let asking = tokio::time::timeout(ASK_MAX, engine.request(Request::Probe(Box::new(probe))));
+        match self.run.unless_cancelled(asking).await?.map_err(|_| no_answer())?? {
             Reply::Probed { blocked } => Ok(blocked),
             _ => Err(CycleError::Protocol),
         }

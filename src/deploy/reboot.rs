@@ -193,7 +193,14 @@ impl Cycle<'_> {
                     return Ok(());
                 }
                 Ok(_) => "it has not gone down".to_owned(),
-                Err(error @ CycleError::Access(AccessError::AuthRejected { .. })) => {
+                // Each of these may count against the account: a directory service may come up after the node.
+                Err(
+                    error @ CycleError::Access(
+                        AccessError::AuthRejected { .. }
+                        | AccessError::PrivilegePasswordWrong { .. }
+                        | AccessError::PrivilegeRefused { .. },
+                    ),
+                ) => {
                     refusals += 1;
                     if refusals > REFUSALS_MAX {
                         return Err(error);

@@ -37,12 +37,7 @@ pub type Place = (String, u16);
 
 /// The place of a node.
 pub fn place(node: &Node) -> Place {
-    let host = node.host();
-    let one = host.parse::<std::net::IpAddr>().map_or_else(
-        |_| host.trim_end_matches('.').to_ascii_lowercase(),
-        |address| address.to_canonical().to_string(),
-    );
-    (one, node.port)
+    (node.canonical_host(), node.port)
 }
 
 /// What became of one trace.
@@ -95,7 +90,7 @@ impl Left {
             session.close().await;
         }
         let swept = |((_, undo), result): (&(EntryId, Undo), Result<(), StillThere>)| Swept {
-            node: node.address.clone(),
+            node: self.node.address.clone(),
             deployment: self.deployment.clone(),
             trace: undo.to_string(),
             refused: result.as_ref().is_err_and(|still| still.refused),

@@ -158,14 +158,16 @@ impl Cycle<'_> {
             .filter(|left| left.deployment == self.run.deployment && recover::place(&left.node) == here)
             .map(|left| (left.entry, left.undo))
             .collect();
+        let record = self.record().await?;
+        // Also where nothing is left on the node: it may have died while the node restarted.
+        if let Some(done) = record.as_ref().and_then(|record| record.done.clone()) {
+            self.components = done;
+            return Ok(None);
+        }
         if self.armed.is_empty() {
             return Ok(None);
         }
-        if let Some(record) = self.record().await? {
-            if let Some(done) = record.done {
-                self.components = done;
-                return Ok(None);
-            }
+        if let Some(record) = record {
             match self.rejoin_kept(record).await {
                 Ok(established) => return Ok(Some(established)),
                 Err(CycleError::Cancelled) => return Err(CycleError::Cancelled),
@@ -286,7 +288,9 @@ impl Deployments {
         let mut found = None;
         for (summary, kept) in self.0.store.unfinished().await? {
             let same = kept.is_some_and(|kept| content(&kept) == content(fleet));
-            if same && found.is_none() && !summary.cancelled {
+            // What a dry run found is not what an installation has done.
+            let dry = self.credentials(&summary.deployment).await?.is_some_and(|known| known.dry_run);
+            if same && !dry && found.is_none() && !summary.cancelled {
                 found = Some(summary);
             } else if !self.known().contains_key(&summary.deployment) {
                 self.close(summary).await;

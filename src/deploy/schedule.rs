@@ -386,6 +386,8 @@ impl Deployments {
             known.summary.clone()
         });
         self.save(summary).await;
+        // What was left on nodes that were never begun is the sweeper's again.
+        self.0.traces_left.notify_one();
         self.0.changes.send_modify(|count| *count += 1);
     }
 

@@ -303,6 +303,23 @@ impl Store {
         .await
     }
 
+    /// Writes that a deployment was cancelled, whatever else has become of it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn mark_cancelled(&self, deployment: &DeploymentId) -> Result<(), StoreError> {
+        let id = deployment.to_string();
+        self.run(move |savepoint| {
+            savepoint
+                .prepare_cached(
+                    "UPDATE deployment SET summary = json_set(summary, '$.cancelled', json('true')) WHERE id = ?1",
+                )?
+                .execute([id])?;
+            Ok(())
+        })
+        .await
+    }
+
     /// Keeps something of a deployment that was sealed; it replaces what was kept under this name before.
     ///
     /// # Errors
@@ -452,6 +469,9 @@ mod tests {
             nodes: Vec::new(),
         };
         store.begin(&summary, &fleet).await.unwrap();
+        store.mark_cancelled(&summary.deployment).await.unwrap();
+        summary.cancelled = true;
+        assert_eq!(store.unfinished().await.unwrap()[0].0, summary);
         summary.ended = Some("later".into());
         store.save(&summary).await.unwrap();
         let (kept, fleet) = store.load(&summary.deployment).await.unwrap().unwrap();

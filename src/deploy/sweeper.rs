@@ -57,6 +57,8 @@ impl Deployments {
             loop {
                 if let Err(error) = deployments.sweep_due(&mut waiting).await {
                     tracing::error!("the journal cannot be swept: {}", explain(&error));
+                    tokio::time::sleep(WAIT_MAX).await;
+                    continue;
                 }
                 let next = waiting.values().map(|(due, _)| *due).min();
                 tokio::select! {

@@ -232,7 +232,7 @@ impl Fleet {
                 return invalid(format!("node {}: key_passphrase_file without key_file", node.address));
             }
             // Events and results are told by address, so an address stands for one node.
-            if !seen.insert(node.host().to_owned()) {
+            if !seen.insert(node.canonical_host()) {
                 return invalid(format!("node {} is named twice", node.address));
             }
         }
@@ -265,6 +265,15 @@ impl Node {
     pub fn host(&self) -> &str {
         let inner = self.address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         inner.unwrap_or(&self.address)
+    }
+
+    /// One spelling of the address or name, whatever its notation: nodes with the same one are the same node.
+    pub fn canonical_host(&self) -> String {
+        let host = self.host();
+        host.parse::<IpAddr>().map_or_else(
+            |_| host.trim_end_matches('.').to_ascii_lowercase(),
+            |address| address.to_canonical().to_string(),
+        )
     }
 
     /// Why the address cannot be one, if so.
@@ -334,6 +343,8 @@ mod tests {
                 .contains("without key_file")
         );
         assert!(refuse(&format!("baseline = \"demo\"\n{nodes}{nodes}")).contains("twice"));
+        let again = nodes.replace("fd00::1", "[FD00:0::1]");
+        assert!(refuse(&format!("baseline = \"demo\"\n{nodes}{again}")).contains("twice"));
         assert!(refuse(&format!("baseline = \"demo\"\n[options]\nlease_s = 1\n{nodes}")).contains("lease_s"));
     }
 
