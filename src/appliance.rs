@@ -1,16 +1,18 @@
 //! The composition root of `serve`: network, store, recovery, HTTPS, console, in this order.
 //!
 //! On the appliance init starts it and hands a socket over, on which it is told where the console is; the network is
-//! then ours too. On any other host it is the same service over the host's network. Recovery of dead runs begins at once and
-//! holds nothing up: a node that does not answer must not keep the others waiting. It must never write the token anywhere but to the console it was started from.
+//! then ours too. On any other host it is the same service over the host's network. Recovery of dead runs begins at
+//! once and holds nothing up: a node that does not answer must not keep the others waiting. It must never write the token
+//! anywhere but to the console it was started from, or where that is a log, to a file of its user's.
 
 use std::net::IpAddr;
 use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cache::Cache;
-use crate::cli::{Control, Ended, Serve, complain, signalled, state};
+use crate::cli::{Control, Ended, Serve, Signals, Wish, complain, state};
 use crate::console::{self, Token};
 use crate::deploy::Deployments;
 use crate::deploy::store::Store;
@@ -21,6 +23,7 @@ use crate::https::identity::Identity;
 use crate::https::{Listener, Registry};
 use crate::init::report::{Ready, Report, STOPPING_NAMES_MAX, Stopping};
 use crate::net;
+use crate::paths::TOKEN_FILE;
 
 /// How often is looked whether the nodes that are waited for have become fewer.
 const STOPPING_LOOK: Duration = Duration::from_secs(1);
@@ -31,6 +34,8 @@ const STOPPING_LOOK: Duration = Duration::from_secs(1);
 /// [`Ended`], with what a person should know.
 pub async fn serve(told: Serve) -> Result<Exit, Ended> {
     let other = |message: String| Ended { exit: Exit::Other, message };
+    // First of all: a signal from now on ends it in order, whatever has begun by then.
+    let mut signals = Signals::listen().map_err(|error| other(error.to_string()))?;
     let init = told.init_fd.filter(|_| told.appliance).map(init_socket).transpose();
     let init = init.map_err(|error| other(format!("the socket to init: {error}")))?;
     let left = if init.is_some() { bring_network_up().await } else { net::Settings::default() };
@@ -66,9 +71,11 @@ pub async fn serve(told: Serve) -> Result<Exit, Ended> {
         fingerprint: identity.fingerprint.clone(),
         token: token.reveal().to_owned(),
     };
+    // systemd makes a log of what is printed, and a token must stand in none.
+    let token_file = std::env::var_os("JOURNAL_STREAM").map(|_| directory.join(TOKEN_FILE));
     let last_words = init.as_ref().and_then(|socket| socket.try_clone().ok());
-    let telling = tokio::spawn(tell_addresses(init, left, ready));
-    signalled().await;
+    let telling = tokio::spawn(tell_addresses(init, left, token_file.clone(), ready));
+    while signals.next().await != Wish::End {}
     tokio::select! {
         () = deployments.shut_down() => {}
         () = tell_stopping(last_words, &deployments) => {}
@@ -76,6 +83,10 @@ pub async fn serve(told: Serve) -> Result<Exit, Ended> {
     telling.abort();
     let _ = shutdown.send(());
     let _ = serving.await;
+    if let Some(file) = token_file {
+        // Of no use any more, and replaced at the next start.
+        let _ = std::fs::remove_file(file);
+    }
     Ok(Exit::Done)
 }
 
@@ -118,8 +129,10 @@ async fn tell_stopping(init: Option<UnixStream>, deployments: &Deployments) {
 async fn tell_addresses(
     init: Option<UnixStream>,
     left: net::Settings,
+    token_file: Option<PathBuf>,
     ready: impl Fn(&[net::Address]) -> Ready,
 ) {
+    let on_appliance = init.is_some();
     let mut last = None::<Ready>;
     let mut tell = |addresses: &[net::Address]| {
         let now = ready(addresses);
@@ -137,26 +150,38 @@ async fn tell_addresses(
                     complain(&format!("console      {url}"));
                 }
                 complain(&format!("certificate  sha256 {}", now.fingerprint));
-                complain(&format!("token        {}", now.token));
+                let token = match &token_file {
+                    None => now.token.clone(),
+                    Some(file) => match crate::durable::write(file, now.token.as_bytes(), 0o600) {
+                        Ok(()) => format!("in {}", file.display()),
+                        Err(error) => format!("cannot be written to {}: {error}", file.display()),
+                    },
+                };
+                complain(&format!("token        {token}"));
             }
         }
         last = Some(now);
     };
-    let watch = net::watch(left);
-    match net::addresses().await {
+    let mut watch = match net::watch(left) {
+        Ok(watch) if on_appliance => Some(watch),
+        Ok(_) => None,
+        Err(error) => {
+            tracing::error!("{}", explain(&error));
+            None
+        }
+    };
+    let found = match &mut watch {
+        Some(watch) => watch.now().await,
+        None => net::addresses().await,
+    };
+    match found {
         Ok(addresses) => tell(&addresses),
         Err(error) => {
             tracing::error!("{}", explain(&error));
             tell(&[]);
         }
     }
-    if init.is_none() {
-        return;
-    }
-    let mut watch = match watch {
-        Ok(watch) => watch,
-        Err(error) => return tracing::error!("{}", explain(&error)),
-    };
+    let Some(mut watch) = watch else { return };
     while let Some(changed) = watch.changed().await {
         match changed {
             Ok(addresses) => tell(&addresses),

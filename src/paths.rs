@@ -30,3 +30,5 @@ pub const CONTROL_SOCKET: &str = "control";
 pub const CERTIFICATE_FILE: &str = "console.crt.pem";
 /// Its private key, PEM, readable by the box's user only.
 pub const CERTIFICATE_KEY_FILE: &str = "console.key.pem";
+/// The token in the state directory, where standard error is a log.
+pub const TOKEN_FILE: &str = "console.token";

@@ -25,6 +25,9 @@ const LINE_BYTES_MAX: u64 = 64 * 1024;
 /// A request is there, and answered, within this.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
+/// Pause after a connection that could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
 /// What is asked.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -78,7 +81,16 @@ impl Control {
         let listener = short(directory, |short| UnixListener::bind(short))?;
         std::fs::set_permissions(&path, Permissions::from_mode(0o600))?;
         let serving = tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
+            loop {
+                let stream = match listener.accept().await {
+                    Ok((stream, _)) => stream,
+                    Err(error) => {
+                        // For want of descriptors, until some are free again.
+                        tracing::warn!(%error, "a request on the control socket");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                        continue;
+                    }
+                };
                 let deployments = deployments.clone();
                 tokio::spawn(async move {
                     if let Err(error) = serve(stream, &deployments).await {

@@ -82,7 +82,7 @@ async fn run(order: Order, common: &Common, intent: Intent) -> Result<Ran, Ended
     let directory = state(common.state.clone());
     let _control = Control::listen(&directory, deployments.clone())
         .inspect_err(|error| complain(&format!("carena abort will not reach this deployment: {error}")));
-    let mut fleet = match (&order.retry, given) {
+    let fleet = match (&order.retry, given) {
         (Some(first), given) => {
             let failed = deployments.failed_fleet(first, given).await;
             failed.map_err(|error| Ended::with(Exit::BadInput, &error))?
@@ -90,7 +90,12 @@ async fn run(order: Order, common: &Common, intent: Intent) -> Result<Ran, Ended
         (None, Some(fleet)) => fleet,
         (None, None) => return Err(Ended { exit: Exit::BadInput, message: "no fleet file is named".into() }),
     };
-    ask_passwords(&mut fleet);
+    let Some(fleet) = ask_passwords(fleet, &mut signals).await else {
+        return Err(Ended {
+            exit: Exit::BadInput,
+            message: "given up at a password; no node was touched".into(),
+        });
+    };
     let (_, events) = deployments.events(None);
     // A deployment of this very fleet that a crash left unfinished goes on; it is in use before the sweep looks.
     let resumed = match (&order.retry, intent) {

@@ -25,7 +25,7 @@ use crate::wire::id::{ComponentId, DeploymentId};
 
 pub use control::Control;
 pub use setup::{Ended, state};
-pub use terminal::{complain, signalled};
+pub use terminal::{Signals, Wish, complain};
 
 /// Firmware deployment for isolated networks: reaches every node, updates it, and leaves it as it was found.
 #[derive(Parser)]

@@ -3,7 +3,9 @@
 //! Standard output is for results, standard error for everything else. A closed pipe is not an error.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::sync::{Mutex, PoisonError};
 
+use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::fleet::Fleet;
@@ -21,11 +23,30 @@ pub fn complain(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// Asks at the terminal for passwords that the fleet names nowhere. Without a terminal the node fails with a hint.
-pub fn ask_passwords(fleet: &mut Fleet) {
+/// The terminal's settings before its echo was switched off.
+static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
+
+/// Asks at the terminal for passwords that the fleet names nowhere; none when the operator gives up. Without a terminal
+/// the node fails with a hint.
+pub async fn ask_passwords(mut fleet: Fleet, signals: &mut Signals) -> Option<Fleet> {
     if !std::io::stdin().is_terminal() {
-        return;
+        return Some(fleet);
     }
+    let asking = tokio::task::spawn_blocking(move || {
+        ask_each(&mut fleet);
+        fleet
+    });
+    tokio::select! {
+        asked = asking => asked.ok(),
+        _ = signals.next() => {
+            restore_echo();
+            complain("");
+            None
+        }
+    }
+}
+
+fn ask_each(fleet: &mut Fleet) {
     for node in &mut fleet.nodes {
         if node.password_file.is_none() && node.key_file.is_none() && node.password.is_none() {
             node.password = ask(&format!("Password of {} at {}: ", node.user, node.address));
@@ -35,19 +56,26 @@ pub fn ask_passwords(fleet: &mut Fleet) {
 
 /// Reads a line with the terminal's echo off.
 fn ask(prompt: &str) -> Option<Secret> {
-    use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
     let stdin = std::io::stdin();
     let before = tcgetattr(&stdin).ok()?;
     let mut silent = before.clone();
     silent.local_flags.remove(LocalFlags::ECHO);
+    *BEFORE.lock().unwrap_or_else(PoisonError::into_inner) = Some(before);
     tcsetattr(&stdin, SetArg::TCSAFLUSH, &silent).ok()?;
     let _ = write!(std::io::stderr(), "{prompt}");
     let mut line = String::new();
     let read = stdin.read_line(&mut line);
-    let _ = tcsetattr(&stdin, SetArg::TCSAFLUSH, &before);
+    restore_echo();
     complain("");
-    read.ok()?;
-    Some(Secret::new(line.trim_end_matches(['\r', '\n']).to_owned()))
+    // The end of input is no password, not an empty one.
+    (read.ok()? > 0).then(|| Secret::new(line.trim_end_matches(['\r', '\n']).to_owned()))
+}
+
+fn restore_echo() {
+    if let Some(before) = BEFORE.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        // A terminal that is gone needs no echo.
+        let _ = tcsetattr(std::io::stdin(), SetArg::TCSAFLUSH, &before);
+    }
 }
 
 /// What the world outside wants of this process.
@@ -87,10 +115,4 @@ impl Signals {
             _ = self.hang_up.recv() => Wish::HangUp,
         }
     }
-}
-
-/// Returns at Ctrl-C or a polite request to end.
-pub async fn signalled() {
-    let Ok(mut signals) = Signals::listen() else { return std::future::pending().await };
-    while signals.next().await != Wish::End {}
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 const FIRST: Duration = Duration::from_millis(100);
 
 /// The longest wait.
-const LONGEST: Duration = Duration::from_secs(2);
+pub const LONGEST: Duration = Duration::from_secs(2);
 
 /// An address that was quiet for so long begins anew.
 const FORGOTTEN: Duration = Duration::from_secs(600);

@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header}
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
+use super::delay::LONGEST;
 use super::problem::Problem;
 use super::session::SessionId;
 use super::{Console, routes, sign_in};
@@ -45,8 +46,14 @@ impl Console {
 
     /// 401 to a wrong token, after a while.
     pub async fn refuse(&self, peer: SocketAddr) -> Problem {
-        tracing::warn!(%peer, "a wrong token was offered");
-        tokio::time::sleep(self.0.delays.wrong(peer.ip())).await;
+        let wait = self.0.delays.wrong(peer.ip());
+        // Warnings stand on the machine's own screen: nobody may scroll the token off it.
+        if wait < LONGEST {
+            tracing::warn!(%peer, "a wrong token was offered");
+        } else {
+            tracing::debug!(%peer, "a wrong token was offered");
+        }
+        tokio::time::sleep(wait).await;
         Problem::new(StatusCode::UNAUTHORIZED, "this is not the token (the box's own console shows it)")
     }
 }

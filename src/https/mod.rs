@@ -23,7 +23,7 @@ use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
 use rustls::server::Acceptor;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_rustls::LazyConfigAcceptor;
 use tower::ServiceExt as _;
 
@@ -142,7 +142,11 @@ impl Listener {
                 }
             };
             let Some(counted) = peers.enter(peer.ip().to_canonical()) else { continue };
-            let Ok(place) = places.clone().acquire_owned().await else { return };
+            let place = tokio::select! {
+                () = &mut shutdown => return,
+                place = places.clone().acquire_owned() => place,
+            };
+            let Ok(place) = place else { return };
             let registry = registry.clone();
             tokio::spawn(async move {
                 if let Err(error) = connection(stream, peer, &registry).await {
@@ -217,14 +221,24 @@ async fn connection(
         Ok((start.into_stream(tls).await?, app))
     };
     let (stream, app) = tokio::time::timeout(HANDSHAKE_MAX, handshake).await??;
+    let first = Arc::new(Notify::new());
+    let asked = first.clone();
     let service = TowerToHyperService::new(app.map_request(move |mut request: Request<Incoming>| {
+        asked.notify_one();
         request.extensions_mut().insert(peer);
         request.map(|incoming| Body::new(body::Timed::new(incoming)))
     }));
     let mut http = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
     http.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_MAX);
     http.http2().timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(20)));
-    http.serve_connection(TokioIo::new(stream), service).await
+    let serving = http.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(serving);
+    // The library's own bound begins once it knows which HTTP is spoken: who says nothing would keep his place.
+    tokio::select! {
+        ended = &mut serving => return ended,
+        asked = tokio::time::timeout(HEADER_MAX, first.notified()) => asked?,
+    }
+    serving.await
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::{Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder};
 
 use super::{NetError, Settings};
+use crate::error::explain;
 
 /// A usable address of the box.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,7 +45,10 @@ pub async fn bring_up(settings: &Settings) -> Result<Vec<Address>, NetError> {
 async fn configure(handle: &Handle, settings: &Settings) -> Result<Vec<Address>, NetError> {
     let links = links(handle).await?;
     for link in links.iter().filter(|link| is_ours(link)) {
-        raise(handle, link).await?;
+        // One that its driver refuses to bring up, for want of firmware say, must not keep the others down.
+        if let Err(error) = raise(handle, link).await {
+            tracing::warn!("{}", explain(&error));
+        }
     }
     set_static(handle, settings, &links).await?;
     list(handle).await
@@ -68,7 +72,10 @@ async fn raise(handle: &Handle, link: &Link) -> Result<(), NetError> {
         for (file, value) in [("accept_ra", "2"), ("autoconf", "1")] {
             let path = Path::new("/proc/sys/net/ipv6/conf").join(&link.name).join(file);
             #[expect(clippy::disallowed_methods, reason = "a kernel setting, not a file that must last")]
-            std::fs::write(&path, value).map_err(|cause| NetError::File { path, cause })?;
+            if let Err(error) = std::fs::write(&path, value) {
+                // A kernel without IPv6 has no such file, and may still have IPv4.
+                tracing::warn!(path = %path.display(), %error, "the link will not configure itself");
+            }
         }
     }
     let up = LinkUnspec::new_with_index(link.index).up().build();
@@ -202,16 +209,28 @@ impl Watch {
     /// `None` when the kernel's messages have ended.
     pub async fn changed(&mut self) -> Option<Result<Vec<Address>, NetError>> {
         self.messages.next().await?;
-        let configured = match configure(&self.handle, &self.left).await {
+        Some(self.now().await)
+    }
+
+    /// The same at once: for what has changed before the watch began.
+    ///
+    /// # Errors
+    /// [`NetError`] when the kernel does not tell its addresses.
+    pub async fn now(&mut self) -> Result<Vec<Address>, NetError> {
+        match configure(&self.handle, &self.left).await {
             // Told once, when the network came up.
-            Err(NetError::NoLink { .. }) => list(&self.handle).await,
+            Err(NetError::NoLink { .. }) => {}
             // Set or refused: not tried again, since every try is itself a change.
             other => {
                 self.left = Settings::default();
-                other
+                if let Err(error) = &other {
+                    tracing::error!("{}", explain(error));
+                } else {
+                    return other;
+                }
             }
-        };
-        Some(configured)
+        }
+        list(&self.handle).await
     }
 }
 
