@@ -379,13 +379,15 @@ impl Deployments {
         for index in turns.left() {
             self.skip(&run, index, &why).await;
         }
-        let summary = self.known().get_mut(&run.deployment).map(|known| {
-            known.summary.ended = Some(crate::clock::now_rfc3339());
+        let ended = Some(crate::clock::now_rfc3339());
+        let summary = self.known().get(&run.deployment).map(|known| known.summary.clone());
+        // In the store first: whoever hears of the end may end the process.
+        self.save(summary.map(|summary| Summary { ended: ended.clone(), ..summary })).await;
+        if let Some(known) = self.known().get_mut(&run.deployment) {
+            known.summary.ended = ended;
             known.places = HashSet::new();
             known.forget_credentials();
-            known.summary.clone()
-        });
-        self.save(summary).await;
+        }
         // What was left on nodes that were never begun is the sweeper's again.
         self.0.traces_left.notify_one();
         self.0.changes.send_modify(|count| *count += 1);

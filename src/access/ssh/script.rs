@@ -93,11 +93,21 @@ const LIVES: &str = r#"lives() {
     [ "$1" != Z ] && shift 19 2>/dev/null && [ "$1" = "$began" ]
 }"#;
 
+/// Shell that defines `installing`: whether an installer runs. It is the process that the engine has noted; until that
+/// is noted, the engine's word.
+fn installing(directory: &str) -> String {
+    format!(
+        "{LIVES}\ninstalling() {{ [ -e {directory}/{ENGINE_BUSY_FILE} ] || return 1; \
+         if [ -s {directory}/{ENGINE_BUSY_FILE} ]; then lives {directory}/{ENGINE_BUSY_FILE}; \
+         else lives {directory}/{ENGINE_PID_FILE}; fi; }}"
+    )
+}
+
 /// Exit 3: already gone. The engine is asked to end; it is killed only when no installation runs.
 fn stop(EngineProcess { directory }: &EngineProcess) -> String {
     format!(
         r#"{}
-{LIVES}
+{}
 alive() {{ lives {directory}/{ENGINE_PID_FILE}; }}
 mine || exit 3
 until_gone() {{
@@ -110,10 +120,11 @@ until_gone() {{
 alive || exit 3
 kill -TERM $pid
 until_gone 100 && exit 0
-[ ! -e {directory}/{ENGINE_BUSY_FILE} ] || {{ echo an installation is still running; exit 1; }}
+! installing || {{ echo an installation is still running; exit 1; }}
 alive && kill -KILL $pid
 until_gone 100 || {{ echo process $pid does not end; exit 1; }}"#,
-        mine(directory)
+        mine(directory),
+        installing(directory)
     )
 }
 
@@ -121,12 +132,9 @@ until_gone 100 || {{ echo process $pid does not end; exit 1; }}"#,
 fn remove(EngineFiles { directory }: &EngineFiles, deployment: &DeploymentId) -> String {
     format!(
         r#"{}
-{LIVES}
+{}
 mine || exit 3
-if [ -e {directory}/{ENGINE_BUSY_FILE} ] && {{ lives {directory}/{ENGINE_PID_FILE} || lives {directory}/{ENGINE_BUSY_FILE}; }}; then
-    echo an installation is still running
-    exit 1
-fi
+! installing || {{ echo an installation is still running; exit 1; }}
 owner=$(cat {directory}/{ENGINE_MARKER_FILE} 2>/dev/null)
 if [ "$owner" != {deployment} ]; then
     # On a full disk, or cut off, the marker is the beginning of what it should be, and alone.
@@ -139,6 +147,7 @@ fi
 {}
 rm -rf {directory}"#,
         mine(directory),
+        installing(directory),
         root_shell::end_script(directory)
     )
 }
