@@ -21,7 +21,7 @@ use crate::digest::Sha256;
 /// Bytes read from a file at once.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// Chunks read ahead of the network: what 64 nodes at once cost in memory, 24 MiB with the one that is sent.
+/// Chunks read ahead of the network: what 64 nodes at once cost in memory, 12 MiB with the one that is sent.
 const CHUNKS_AHEAD: usize = 2;
 
 #[derive(Clone)]
