@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::{Notify, watch};
 
+use crate::access::driver::Driver;
 use crate::cache::{Cache, CacheError, OpenBaseline};
 use crate::error::{Hinted, explain};
 use crate::fleet::{Fleet, Node};
@@ -81,6 +82,7 @@ pub enum Intent {
 }
 
 pub(super) struct Inner {
+    pub(super) driver: Arc<dyn Driver>,
     pub(super) store: Store,
     pub(super) cache: Cache,
     registry: Registry,
@@ -105,7 +107,19 @@ pub struct Deployments(pub(super) Arc<Inner>);
 impl Deployments {
     /// Over a store, a cache, and the box's HTTPS server at `https_port`.
     pub fn new(store: Store, cache: Cache, registry: Registry, https_port: u16) -> Self {
+        Self::over(crate::access::drivers(), store, cache, registry, https_port)
+    }
+
+    /// The same, with nodes that are reached by `driver`.
+    pub fn over(
+        driver: Arc<dyn Driver>,
+        store: Store,
+        cache: Cache,
+        registry: Registry,
+        https_port: u16,
+    ) -> Self {
         Self(Arc::new(Inner {
+            driver,
             store,
             cache,
             registry,
@@ -205,6 +219,7 @@ impl Deployments {
         }
         let run = Run {
             deployment: deployment.clone(),
+            driver: self.0.driver.clone(),
             store: self.0.store.clone(),
             events: self.0.events.clone(),
             payloads: opened.payloads.paced(fleet.options.bandwidth_max),

@@ -28,3 +28,4 @@ mod secrets;
 mod serve;
 mod terminal;
 mod traces;
+mod versions;
