@@ -402,3 +402,67 @@ fn failed(cycle: &Cycle<'_>, failure: &Failure) -> Result<Outcome, CycleError> {
     cycle.tell(State::Failed, Some(format!("{}: {why}", cycle.node.address)));
     Ok(Outcome::Failed(why))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::firmware::baseline::Baseline;
+
+    /// Three of a chain, of which the first two need a restart, and one that stands alone.
+    fn baseline() -> Baseline {
+        let component = |id: &str, extra: &str, exit: &str| {
+            format!(
+                "[[component]]\nid = \"{id}\"\ntitle = \"x\"\nversion = \"1\"\nformat = \"plain\"\npayload = \"p\"\n\
+                 sha256 = \"{:064}\"\nsize = 1\nexpected_s = 1\n{extra}\n\
+                 install = {{ command = [\"true\"]{exit} }}\nread_back = {{ file = \"/x\" }}\n",
+                0
+            )
+        };
+        let exit = ", exit = { 0 = \"done\", 10 = \"reboot-needed\" }";
+        let text = [
+            component("a", "", exit),
+            component("b", "requires = [\"a\"]", exit),
+            component("c", "requires = [\"b\"]", ""),
+            component("d", "", ""),
+        ];
+        let text = format!("id = \"x\"\nversion = \"1\"\ntitle = \"t\"\n{}", text.concat());
+        Baseline::parse(&text, "x").unwrap()
+    }
+
+    fn named<'a>(baseline: &'a Baseline, id: &str) -> &'a Component {
+        baseline.components.iter().find(|component| component.id.as_str() == id).unwrap()
+    }
+
+    #[test]
+    fn a_component_waits_for_a_restart_only_where_its_prerequisite_does() {
+        let baseline = baseline();
+        let ended = |id: &str, outcome| ComponentSummary::new(&id.parse().unwrap(), None, None, outcome);
+        let (b, c) = (named(&baseline, "b"), named(&baseline, "c"));
+        for (outcome, expected) in [
+            (Outcome::Updated, Needs::Nothing),
+            (Outcome::Current, Needs::Nothing),
+            (Outcome::NewerInstalled, Needs::Nothing),
+            (Outcome::WouldUpdate("x".into()), Needs::Nothing),
+            (Outcome::UpdatedRebootNeeded, Needs::Restart("a".parse().unwrap())),
+            (Outcome::Failed("x".into()), Needs::Missing("needs a first, which is not in place".into())),
+            (Outcome::Skipped("x".into()), Needs::Missing("needs a first, which is not in place".into())),
+        ] {
+            assert_eq!(needs(b, &[ended("a", outcome)]), expected);
+        }
+        // B waits itself, so it has no outcome yet.
+        let done = [ended("a", Outcome::UpdatedRebootNeeded)];
+        assert_eq!(needs(c, &done), Needs::Restart("b".parse().unwrap()));
+    }
+
+    #[test]
+    fn hops_are_counted_along_the_chain_from_what_is_still_to_be_done() {
+        let baseline = baseline();
+        let hops = |ids: &[&str]| {
+            let hops = Hops::of(ids.iter().map(|id| named(&baseline, id)));
+            ids.iter().map(|id| hops.0[&id.parse().unwrap()]).collect::<Vec<_>>()
+        };
+        assert_eq!(hops(&["a", "b", "c", "d"]), [1, 2, 3, 1]);
+        assert_eq!(hops(&["b", "c"]), [1, 2], "a is in place already");
+        assert_eq!(hops(&["c", "d"]), [1, 1]);
+    }
+}
