@@ -130,6 +130,43 @@ fn without_leave_to_open_no_firewall_is_touched_and_one_session_without_forwardi
     assert_eq!([apart_from_thing(&lab, 1), apart_from_thing(&lab, 2)], before);
 }
 
+/// One byte of the payload flipped on its way in, by whatever path it comes: the engine refuses it before an installer
+/// sees it. Flipped back, it is installed.
+#[test]
+fn a_flipped_byte_is_refused_on_every_path_before_it_is_run() {
+    const PATHS: [(usize, &str); 3] = [(1, "direct"), (2, "push"), (3, "tunnel")];
+    let lab = Lab::up(PATHS.len());
+    let before = PATHS.map(|(k, _)| apart_from_thing(&lab, k));
+    cut(&lab, 2, "output", BACK, "reject");
+    cut(&lab, 3, "input", THERE, "reject");
+    let payload = large(&lab, 1);
+    let fleet = lab.fleet(&[1, 2, 3], payload.to_str().unwrap(), "");
+    let flip = || {
+        let mut bytes = std::fs::read(payload.join("payload")).unwrap();
+        bytes[700_000] ^= 1;
+        std::fs::write(payload.join("payload"), bytes).unwrap();
+    };
+    flip();
+    let refused = deploy(&lab, &fleet);
+    assert_eq!(refused.exit, 253, "{}", refused.all);
+    for (k, path) in PATHS {
+        let node = refused.node(&lab, k);
+        let component = &node["components"][0];
+        assert_eq!((&node["path"], &component["outcome"]), (&path.into(), &"failed".into()), "{node}");
+        assert!(component["why"].as_str().unwrap().contains("the payload is corrupt"), "{component}");
+        assert_eq!(lab.on_node(k, "ls /var/lib/thing 2>/dev/null"), "", "{path}");
+    }
+    flip();
+    let done = deploy(&lab, &fleet);
+    for (k, path) in PATHS {
+        assert_path(&done, &lab, k, path, "");
+        if k > 1 {
+            mend(&lab, k);
+        }
+        assert_eq!(apart_from_thing(&lab, k), before[k - 1], "{path}");
+    }
+}
+
 /// 12 MiB at 4 MiB a second, cut after the first of them.
 fn cut_in_the_middle(cuts: &[(&str, &str)], verdict: &str, path: &str, why: &str) {
     let lab = Lab::up(1);
