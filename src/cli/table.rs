@@ -100,6 +100,19 @@ pub fn inventory(address: &str, inventory: &Inventory) {
             known(&disk.firmware_version)
         ));
     }
+    for controller in &inventory.storage {
+        let (name, driver) = (&controller.name, known(&controller.driver));
+        say(&format!("    {name:<12} {driver}  firmware {}", known(&controller.firmware_version)));
+    }
+    for entry in &inventory.esrt {
+        say(&format!("    {:<12} {}  version {}", "UEFI", entry.guid, entry.version));
+    }
+    if let Some(bmc) = &inventory.bmc {
+        say(&format!("    {:<12} firmware {}", "BMC", known(&bmc.firmware_version)));
+    }
+    if let Some(microcode) = &inventory.microcode {
+        say(&format!("    {:<12} {microcode}", "microcode"));
+    }
     say(&format!("    {} PCI functions", inventory.pci.len()));
     for unknown in &inventory.unknown {
         say(&format!("    not known: {}: {}", unknown.what, unknown.why));

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use crate::access::ssh::Session;
+use crate::access::driver::NodeSession;
 use crate::access::undo::{EntryId, Undo};
 use crate::error::chain;
 use crate::firmware::outcome::Outcome;
@@ -37,7 +37,7 @@ pub struct Cycle<'a> {
     /// The node.
     pub node: &'a Node,
     pub(super) step: Step,
-    pub(super) session: Option<Session>,
+    pub(super) session: Option<Box<dyn NodeSession>>,
     /// What the unwind takes back.
     pub(super) armed: Vec<(EntryId, Undo)>,
     /// How control and payload travel, once known.

@@ -5,7 +5,6 @@
 //! installer did meanwhile the engine itself knows, so no installer ever runs a second time. It must never trust a
 //! record for more than where to look.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -22,7 +21,6 @@ use super::Deployments;
 use super::authority::{Authority, Kept};
 use super::cycle::Cycle;
 use super::error::CycleError;
-use super::establish::reach;
 use super::event::{ComponentSummary, NodeResult, NodeSummary, State, Step, Summary};
 use super::path::{Bring, Established, Interrupt};
 use super::recover;
@@ -198,10 +196,10 @@ impl Cycle<'_> {
         let payloads = run.serve_payloads(&authority);
         let mut address = self.session()?.peer_address();
         address.set_port(record.port);
-        let port = reach(address, PROBE).await.ok_or_else(|| "it does not answer".to_owned());
+        let port = run.driver.reach(address, PROBE).await.map_err(|_| "it does not answer".to_owned());
         let (engine, tunnel, blocked) = self.join(port, address, &record.directory, &authority).await?;
         let mut established = Established {
-            engine: Arc::new(engine),
+            engine,
             ground,
             authority,
             bring: Bring::Fetch,

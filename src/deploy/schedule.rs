@@ -12,6 +12,7 @@ use serde::Serialize;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinSet;
 
+use crate::access::driver::Driver;
 use crate::cache::{Cache, CacheError, OpenBaseline};
 use crate::error::{Hinted, explain};
 use crate::firmware::baseline::Baseline;
@@ -150,6 +151,7 @@ impl Known {
 }
 
 pub(super) struct Inner {
+    pub(super) driver: Arc<dyn Driver>,
     pub(super) store: Store,
     cache: Cache,
     registry: Registry,
@@ -174,7 +176,19 @@ pub struct Deployments(pub(super) Arc<Inner>);
 impl Deployments {
     /// Over a store, a cache, and the box's HTTPS server at `https_port`.
     pub fn new(store: Store, cache: Cache, registry: Registry, https_port: u16) -> Self {
+        Self::over(crate::access::drivers(), store, cache, registry, https_port)
+    }
+
+    /// The same, with nodes that are reached by `driver`.
+    pub fn over(
+        driver: Arc<dyn Driver>,
+        store: Store,
+        cache: Cache,
+        registry: Registry,
+        https_port: u16,
+    ) -> Self {
         Self(Arc::new(Inner {
+            driver,
             store,
             cache,
             registry,
@@ -272,6 +286,7 @@ impl Deployments {
         }
         let run = Run {
             deployment: deployment.clone(),
+            driver: self.0.driver.clone(),
             store: self.0.store.clone(),
             events: self.0.events.clone(),
             payloads: opened.payloads.paced(fleet.options.bandwidth_max),

@@ -3,12 +3,13 @@
 //! A lost connection and a lost way back are taken up by the next path, at the byte where the last one stood. It must
 //! never hand a payload to an installer: the engine does, after it has verified every byte.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use crate::access::control::{ControlError, EngineClient};
-use crate::access::push;
+use crate::access::control::ControlError;
+use crate::access::driver::Engine;
 use crate::firmware::component::Component;
 use crate::wire::message::{Failure, FailureKind, Fetch, Notice, Push, Reply, Request};
 
@@ -96,22 +97,22 @@ async fn pushed(
 ) -> Result<Reply, CycleError> {
     let job = Push { sha256: component.sha256, size: component.size };
     let mut told: Option<Instant> = None;
-    let progress = |done| {
+    let mut progress = |done| {
         if told.is_none_or(|told| told.elapsed() >= EVENT_EVERY) {
             told = Some(Instant::now());
             let bytes = Some(Bytes { done, total: component.size });
             cycle.run.tell_component(&cycle.node.address, Step::Send, &component.id, bytes, None);
         }
     };
-    let open = |from| cycle.run.payloads.read(component.sha256, from);
-    let pushing = push::push(&established.engine, job, open, progress);
+    let open = Box::new(|from| cycle.run.payloads.read(component.sha256, from));
+    let pushing = established.engine.push(job, open, &mut progress);
     unless_told(cycle, &established.engine, pushing, Interrupt::OnCancel).await
 }
 
 /// Asks, and passes the notices on as events until the answer is there.
 pub async fn with_notices(
     cycle: &Cycle<'_>,
-    engine: &std::sync::Arc<EngineClient>,
+    engine: &Arc<dyn Engine>,
     component: &Component,
     step: Step,
     request: Request,
@@ -143,7 +144,7 @@ fn tell(cycle: &Cycle<'_>, component: &Component, step: Step, notice: &Notice) {
 /// Waits for the answer; a cancel is told to the engine, which then answers "cancelled".
 async fn unless_told(
     cycle: &Cycle<'_>,
-    engine: &std::sync::Arc<EngineClient>,
+    engine: &Arc<dyn Engine>,
     asking: impl Future<Output = Result<Reply, ControlError>>,
     interrupt: Interrupt,
 ) -> Result<Reply, CycleError> {

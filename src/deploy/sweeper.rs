@@ -100,7 +100,8 @@ impl Deployments {
     }
 
     async fn take_back(&self, left: Vec<Left>, fleet: Option<&Fleet>) -> Vec<Swept> {
-        let swept = recover::sweep(&self.0.store, left, |id, node| self.knows(id, node, fleet)).await;
+        let swept =
+            recover::sweep(&self.0.driver, &self.0.store, left, |id, node| self.knows(id, node, fleet)).await;
         for trace in &swept {
             let (state, message) = match &trace.outstanding {
                 None => (State::Undone, trace.trace.clone()),

@@ -29,3 +29,4 @@ mod secrets;
 mod serve;
 mod terminal;
 mod traces;
+mod versions;
