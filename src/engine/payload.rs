@@ -310,6 +310,16 @@ impl Payloads {
         self.coming_mut().for_each(Coming::stop);
     }
 
+    /// A transfer ends where it is, and none follows it.
+    pub fn abandon(&mut self, sha256: Sha256) {
+        if let Some(Payload::Coming(coming)) = self.0.get_mut(&sha256) {
+            if let Some((asker, _)) = coming.then.take() {
+                coming.asker = asker;
+            }
+            coming.stop();
+        }
+    }
+
     /// Whether nothing is under way.
     pub fn idle(&self) -> bool {
         !self.0.values().any(|payload| matches!(payload, Payload::Coming(_)))

@@ -22,6 +22,7 @@ const REQUESTS: &[&str] = &[
     r#"{"id":10,"request":{"push":{"sha256":"ZEROS","size":9}}}"#,
     r#"{"id":11,"request":"status"}"#,
     r#"{"id":12,"request":{"outcome":{"component":"bios"}}}"#,
+    r#"{"id":13,"request":{"abandon":{"sha256":"ZEROS"}}}"#,
 ];
 
 /// Every reply and notice.
