@@ -18,6 +18,9 @@ mod pack;
 #[allow(dead_code)] // nothing is read back here
 mod seek_table;
 
+/// Another directory to embed baselines from.
+const FIRMWARE_VARIABLE: &str = "CARENA_FIRMWARE_CACHE";
+
 /// zstd's level for what is embedded: packed once, carried for ever.
 const FIRMWARE_LEVEL: i32 = 19;
 
@@ -43,7 +46,9 @@ fn run() -> Result<(), String> {
     let packed =
         zstd::bulk::compress(&read(&engine)?, 19).map_err(|e| format!("compressing the engine: {e}"))?;
     write(&out.join("carena-engine.zst"), &packed)?;
-    pack_firmware(&root.join("firmware-cache"), &out.join("firmware-cache"))
+    println!("cargo::rerun-if-env-changed={FIRMWARE_VARIABLE}");
+    let firmware = env::var_os(FIRMWARE_VARIABLE).map_or_else(|| root.join("firmware-cache"), PathBuf::from);
+    pack_firmware(&firmware, &out.join("firmware-cache"))
 }
 
 /// Refuses a lock file that names a second provider.

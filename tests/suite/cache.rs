@@ -165,7 +165,7 @@ fn unzstd_gets_the_named_bytes_out_of_everything_that_is_stored() {
     let content: usize = sizes.iter().sum();
     assert_eq!(listed.summary["bytes"], content, "{}", listed.all);
     // Noise costs next to nothing, text next to all that can be had.
-    assert!(listed.summary["stored_bytes"].as_u64().unwrap() < content as u64 * 6 / 10, "{}", listed.all);
+    assert!(listed.summary["stored_bytes"].as_u64().unwrap() < content as u64 * 7 / 10, "{}", listed.all);
 }
 
 #[test]
@@ -195,7 +195,7 @@ fn what_a_cut_import_left_counts_only_as_far_as_it_is_right() {
         cut[6 * MIB - 5] ^= 1;
         let mut importing = ground.carena(&["import", "-"]).stdin(Stdio::piped()).spawn().unwrap();
         importing.stdin.as_ref().unwrap().write_all(&cut[..11 * MIB]).unwrap();
-        until("much of it is written", || half(&ground) > 4 * MIB as u64);
+        until("much of it is written", || half(&ground) > 3 * MIB as u64);
         importing.kill().unwrap();
         importing.wait().unwrap();
         if let Some(at) = rubbish_at {
@@ -255,7 +255,7 @@ fn a_full_disk_leaves_nothing_and_the_next_import_goes_on() {
     // A file system of its own, so that "full" is the real thing; a pipe, so that the size is not known before. What is
     // left is carried out of it.
     let script = "set -e
-        mount -t tmpfs -o size=30m tmpfs \"$1\"
+        mount -t tmpfs -o size=24m tmpfs \"$1\"
         code=0; cat \"$2\" | \"$3\" cache import - --json --state \"$1\" || code=$?
         cp -a \"$1/cache\" \"$4\"
         exit $code";
@@ -285,7 +285,7 @@ fn what_cannot_fit_is_refused_before_anything_is_written() {
     ground.assert_unpacks(sha256);
     // A stream has no size: it ends where the limit is.
     let (second, _) = ground.file("second", 8 * MIB);
-    let mut stream = ground.carena(&["import", "-", "--cache-max", "9MiB"]);
+    let mut stream = ground.carena(&["import", "-", "--cache-max", "6MiB"]);
     let ended = ended(stream.stdin(File::open(second).unwrap()).output().unwrap());
     assert_eq!(ended.exit, 255, "{}", ended.all);
     assert_eq!(ground.store().objects().unwrap().len(), 1);

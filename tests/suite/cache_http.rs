@@ -218,8 +218,12 @@ fn a_payload_that_is_damaged_on_the_disk_is_never_sent_as_whole() {
     std::fs::write(&path, packed).unwrap();
     let url = format!("https://[::1]:{}/payload/{}", served.port, name.unwrap());
     let got = served.path("got");
-    let curl =
-        Command::new("curl").args(["-sSk", "--noproxy", "*", "-o"]).arg(&got).arg(&url).output().unwrap();
+    let curl = Command::new("curl")
+        .args(["-sSk", "--http1.1", "--noproxy", "*", "-o"])
+        .arg(&got)
+        .arg(&url)
+        .output()
+        .unwrap();
     // 18: transferred a partial file.
     assert_eq!(curl.status.code(), Some(18), "{}", String::from_utf8_lossy(&curl.stderr));
     let got = std::fs::read(&got).unwrap();
