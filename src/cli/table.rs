@@ -1,7 +1,7 @@
 //! What a person reads at the end: the closing table of a deployment, and a node's inventory.
 
+use crate::deploy::deployments::Intent;
 use crate::deploy::event::{ComponentSummary, NodeResult, NodeSummary, Summary};
-use crate::deploy::schedule::Intent;
 use crate::firmware::outcome::{Exit, Outcome};
 use crate::wire::inventory::Inventory;
 
@@ -99,6 +99,19 @@ pub fn inventory(address: &str, inventory: &Inventory) {
             known(&disk.model),
             known(&disk.firmware_version)
         ));
+    }
+    for controller in &inventory.storage {
+        let (name, driver) = (&controller.name, known(&controller.driver));
+        say(&format!("    {name:<12} {driver}  firmware {}", known(&controller.firmware_version)));
+    }
+    for entry in &inventory.esrt {
+        say(&format!("    {:<12} {}  version {}", "UEFI", entry.guid, entry.version));
+    }
+    if let Some(bmc) = &inventory.bmc {
+        say(&format!("    {:<12} firmware {}", "BMC", known(&bmc.firmware_version)));
+    }
+    if let Some(microcode) = &inventory.microcode {
+        say(&format!("    {:<12} {microcode}", "microcode"));
     }
     say(&format!("    {} PCI functions", inventory.pci.len()));
     for unknown in &inventory.unknown {

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use crate::access::ssh::Session;
+use crate::access::driver::NodeSession;
 use crate::access::undo::{EntryId, Undo};
 use crate::error::chain;
 use crate::firmware::outcome::Outcome;
@@ -17,13 +17,13 @@ use crate::wire::id::ComponentId;
 use crate::wire::inventory::Inventory;
 use crate::wire::message::{Reply, Request};
 
+use super::cancel::CANCELLED;
 use super::error::{CycleError, on_node};
 use super::event::{ComponentSummary, NodeResult, NodeSummary, State, Step};
 use super::install;
 use super::path::{Established, Interrupt, Path};
 use super::resume::Before;
 use super::run::Run;
-use super::schedule::CANCELLED;
 
 /// An engine that is told to stop says goodbye within this; if not, the unwind ends it.
 pub(super) const GOODBYE_MAX: Duration = Duration::from_secs(5);
@@ -37,7 +37,7 @@ pub struct Cycle<'a> {
     /// The node.
     pub node: &'a Node,
     pub(super) step: Step,
-    pub(super) session: Option<Session>,
+    pub(super) session: Option<Box<dyn NodeSession>>,
     /// What the unwind takes back.
     pub(super) armed: Vec<(EntryId, Undo)>,
     /// How control and payload travel, once known.
@@ -170,6 +170,9 @@ impl<'a> Cycle<'a> {
 
     /// What the engine is there for: what the node is, what is to be done, and doing it.
     async fn work(&mut self, established: &mut Established) -> Result<(), CycleError> {
+        if self.run.is_cancelled() {
+            install::hear_begun(self, established).await?;
+        }
         self.enter(Step::Inventory)?;
         match self.ask(established, Request::Inventory, Interrupt::OnCancel).await? {
             Reply::Inventory(inventory) => self.inventory = Some(inventory),

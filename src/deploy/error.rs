@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::access::control::ControlError;
-use crate::access::ssh::{AccessError, NoPlace};
+use crate::access::driver::{AccessError, NoPlace};
 use crate::error::{Hinted, chain};
 use crate::fleet::credentials::CredentialError;
 use crate::wire::id::DeploymentId;

@@ -7,10 +7,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
-
-use crate::access::control::{ControlError, EngineClient};
-use crate::access::ssh::{AccessError, EngineImage, Firewall, Ground, Session, TunnelEnd};
+use crate::access::control::{ControlError, Duplex};
+use crate::access::driver::{AccessError, Engine, EngineImage, Firewall, Ground, NodeSession, TunnelEnd};
 use crate::access::undo::{EngineFiles, EngineProcess, EntryId, FirewallRule, Ledger, Undo, arm};
 use crate::error::chain;
 use crate::fleet::{Node, OpenFirewall};
@@ -25,7 +23,6 @@ use super::error::CycleError;
 use super::event::{State, Step};
 use super::path::{Bring, Established};
 use super::store::{Store, StoreError};
-use super::unwind::connect;
 
 /// How long the engine's port may take to answer, in round trips to the node: the kernel answers, in one. A port that a
 /// firewall drops never answers, and this is the price of finding out. A lost packet makes an open port look closed;
@@ -43,11 +40,6 @@ const ROOM_MARGIN_BYTES: u64 = 8 * 1024 * 1024;
 
 /// Files beside the payloads: directory, program, marker, pid, rule, and what an installer may unpack.
 const ROOM_MARGIN_FILES: u64 = 64;
-
-/// A connection to `address`, if something accepts one there within `bound`.
-pub(super) async fn reach(address: SocketAddr, bound: Duration) -> Option<TcpStream> {
-    tokio::time::timeout(bound, TcpStream::connect(address)).await.ok()?.ok()
-}
 
 /// The journal of one node: what is armed here bears its address.
 struct NodeLedger<'a> {
@@ -86,7 +78,7 @@ impl Cycle<'_> {
         self.session()?.rest().await;
         let (engine, tunnel, blocked) = self.join(port, address, &directory, &authority).await?;
         let mut established = Established {
-            engine: Arc::new(engine),
+            engine,
             ground,
             authority,
             bring: Bring::Fetch,
@@ -106,11 +98,11 @@ impl Cycle<'_> {
     /// Joins the engine by its port, or, where that is blocked, through SSH; then also why.
     pub(super) async fn join(
         &mut self,
-        port: Result<TcpStream, String>,
+        port: Result<Box<dyn Duplex>, String>,
         address: SocketAddr,
         directory: &str,
         authority: &Authority,
-    ) -> Result<(EngineClient, Option<TunnelEnd>, Option<String>), CycleError> {
+    ) -> Result<(Arc<dyn Engine>, Option<TunnelEnd>, Option<String>), CycleError> {
         self.enter(Step::Join)?;
         let run = self.run;
         let blocked = match port {
@@ -147,7 +139,7 @@ impl Cycle<'_> {
                 established.bring = Bring::Push;
                 format!("{blocked}: control and payload travel inside SSH")
             }
-            None => match self.probe_back(&established.engine, &established.ground).await? {
+            None => match self.probe_back(&*established.engine, &established.ground).await? {
                 None => "the engine's port answers, and the node fetches from the box".to_owned(),
                 Some(why) => {
                     established.bring = Bring::Push;
@@ -164,8 +156,8 @@ impl Cycle<'_> {
 
     pub(super) async fn connect(&mut self) -> Result<(), CycleError> {
         self.enter(Step::Connect)?;
-        let session = self.run.unless_cancelled(connect(&self.run.store, self.node)).await??;
-        self.tell(State::Done, Some(session.host_key().to_owned()));
+        let session = self.run.unless_cancelled(self.run.connect(self.node)).await??;
+        self.tell(State::Done, Some(session.fingerprint().to_owned()));
         self.session = Some(session);
         Ok(())
     }
@@ -231,12 +223,12 @@ impl Cycle<'_> {
         Ok(started.port)
     }
 
-    /// The SSH connection.
+    /// The connection to the node.
     ///
     /// # Errors
     /// [`CycleError::Protocol`] when there is none.
-    pub fn session(&mut self) -> Result<&mut Session, CycleError> {
-        self.session.as_mut().ok_or(CycleError::Protocol)
+    pub fn session(&mut self) -> Result<&mut (dyn NodeSession + 'static), CycleError> {
+        self.session.as_deref_mut().ok_or(CycleError::Protocol)
     }
 
     /// Where engine and payloads go: the first place of the node with room for all of them.
@@ -258,11 +250,12 @@ impl Cycle<'_> {
         ground: &Ground,
         directory: &str,
         engine: SocketAddr,
-    ) -> Result<Result<TcpStream, String>, CycleError> {
+    ) -> Result<Result<Box<dyn Duplex>, String>, CycleError> {
         let wanted = self.run.options.open_firewall;
         let probe = (self.session()?.round_trip() * PROBE_ROUND_TRIPS).clamp(PROBE_BOUNDS.0, PROBE_BOUNDS.1);
+        let driver = &self.run.driver;
         if wanted != OpenFirewall::Yes
-            && let Some(stream) = reach(engine, probe).await
+            && let Ok(stream) = driver.reach(engine, probe).await
         {
             return Ok(Ok(stream));
         }
@@ -271,8 +264,12 @@ impl Cycle<'_> {
         }
         let found = self.session()?.firewall(ground.box_address, ledger.deployment).await?;
         let Firewall::Openable { tool, .. } = found.clone() else {
-            let stream = if wanted == OpenFirewall::Yes { reach(engine, PROBE_OPENED).await } else { None };
-            return Ok(stream.ok_or_else(|| found.to_string()));
+            if wanted == OpenFirewall::Yes
+                && let Ok(stream) = driver.reach(engine, PROBE_OPENED).await
+            {
+                return Ok(Ok(stream));
+            }
+            return Ok(Err(found.to_string()));
         };
         let (deployment, port) = (ledger.deployment.clone(), engine.port());
         let rule = RuleSpec { tool, deployment, from: ground.box_address, port };
@@ -288,8 +285,8 @@ impl Cycle<'_> {
             }
             Err(error) => return Err(error.into()),
         }
-        let stream = reach(engine, PROBE_OPENED).await;
+        let stream = self.run.driver.reach(engine, PROBE_OPENED).await;
         self.tell(State::Done, Some(format!("port {port}, {found}")));
-        Ok(stream.ok_or_else(|| format!("opened by {found}, so something else blocks it")))
+        Ok(stream.map_err(|_| format!("opened by {found}, so something else blocks it")))
     }
 }

@@ -7,12 +7,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::net::TcpStream;
+use tokio::time::Instant;
 
-use crate::access::control::{ControlError, EngineClient};
-use crate::access::ssh::{AccessError, Ground, Tunnel, TunnelEnd};
+use crate::access::control::{ControlError, Duplex};
+use crate::access::driver::{AccessError, Engine, Ground, Tunnel, TunnelEnd};
 use crate::https::Registration;
 use crate::wire::message::{Failure, FailureKind, Probe, Reply, Request};
 
@@ -20,7 +20,6 @@ use super::authority::Authority;
 use super::cycle::Cycle;
 use super::error::CycleError;
 use super::event::{State, Step};
-use super::unwind::connect;
 
 /// How long the node may take to reach the box: a round trip of a satellite, and one lost packet.
 const PROBE_BACK_MS: u32 = 1_500;
@@ -89,7 +88,7 @@ pub enum Interrupt {
 /// An engine of ours runs on the node, and this is how it is talked to.
 pub struct Established {
     /// The conversation with it, at this moment.
-    pub engine: Arc<EngineClient>,
+    pub engine: Arc<dyn Engine>,
     /// What the node is.
     pub ground: Ground,
     /// What both sides prove themselves with.
@@ -163,20 +162,16 @@ impl Cycle<'_> {
     pub(super) async fn join_port(
         &self,
         address: SocketAddr,
-        stream: Option<TcpStream>,
+        stream: Option<Box<dyn Duplex>>,
         authority: &Authority,
-    ) -> Result<EngineClient, ControlError> {
+    ) -> Result<Arc<dyn Engine>, ControlError> {
         let failed = |source| ControlError::Handshake { address: address.to_string(), source };
         let stream = match stream {
             Some(stream) => stream,
-            None => tokio::time::timeout(REJOIN_MAX, TcpStream::connect(address))
-                .await
-                .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
-                .map_err(failed)?,
+            None => self.run.driver.reach(address, REJOIN_MAX).await.map_err(failed)?,
         };
-        stream.set_nodelay(true).map_err(failed)?;
         let identity = authority.identity(&self.run.deployment, self.run.options.lease_s);
-        Ok(EngineClient::join(Box::new(stream), &address.to_string(), &identity).await?.0)
+        self.run.driver.join(stream, &address.to_string(), &identity).await
     }
 
     /// Joins the engine through SSH, over a new connection if the old one is lost.
@@ -184,11 +179,11 @@ impl Cycle<'_> {
         &mut self,
         directory: &str,
         authority: &Authority,
-    ) -> Result<(EngineClient, TunnelEnd), CycleError> {
+    ) -> Result<(Arc<dyn Engine>, TunnelEnd), CycleError> {
         let Tunnel { stream, end } = self.attach(directory).await?;
         let identity = authority.identity(&self.run.deployment, self.run.options.lease_s);
-        match EngineClient::join(Box::new(stream), "the end of SSH", &identity).await {
-            Ok((engine, _)) => Ok((engine, end)),
+        match self.run.driver.join(stream, "the end of SSH", &identity).await {
+            Ok(engine) => Ok((engine, end)),
             // The command's own end says that no engine was there to be joined.
             Err(error) => match end.ended().await {
                 Some(code) if code != 0 => Err(CycleError::EngineGone),
@@ -204,14 +199,14 @@ impl Cycle<'_> {
                 done => return Ok(done?),
             }
         }
-        let session = connect(&self.run.store, self.node).await?;
+        let session = self.run.connect(self.node).await?;
         Ok(self.session.insert(session).attach(directory).await?)
     }
 
     /// Whether the node reaches the box's HTTPS port; if not, why.
     pub(super) async fn probe_back(
         &self,
-        engine: &EngineClient,
+        engine: &dyn Engine,
         ground: &Ground,
     ) -> Result<Option<String>, CycleError> {
         let probe = Probe {
@@ -273,7 +268,7 @@ impl Cycle<'_> {
         if before != Path::Tunnel {
             match self.join_port(established.address, None, &established.authority).await {
                 Ok(engine) => {
-                    established.engine = Arc::new(engine);
+                    established.engine = engine;
                     let why = "the engine's port answers again".to_owned();
                     self.took(established.path(), why);
                     return Ok(());
@@ -283,7 +278,7 @@ impl Cycle<'_> {
             }
         }
         let (engine, end) = self.join_tunnel(&established.directory, &established.authority).await?;
-        established.engine = Arc::new(engine);
+        established.engine = engine;
         established.tunnel = Some(end);
         let why = match before {
             Path::Tunnel => "joined again inside SSH".to_owned(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::access::ssh::AccessError;
+use crate::access::driver::AccessError;
 use crate::error::{Hinted, chain};
 use crate::firmware::outcome::Outcome;
 use crate::firmware::version;
@@ -21,7 +21,6 @@ use super::error::CycleError;
 use super::event::{State, Step};
 use super::install;
 use super::path::{Established, Interrupt};
-use super::unwind::connect;
 
 /// Between two tries to reach the node while it restarts; grows from the first to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
@@ -112,7 +111,7 @@ impl Cycle<'_> {
         self.enter(Step::Reboot)?;
         let run = self.run;
         let delay = Duration::from_secs(u64::from(run.options.reboot_delay_s));
-        let mut session = run.unless_cancelled(connect(&run.store, self.node)).await??;
+        let mut session = run.unless_cancelled(run.connect(self.node)).await??;
         let before = run.unless_cancelled(session.boot_id()).await??;
         let message = match run.options.reboot_message.as_str() {
             "" => "This machine is restarted for a firmware update".to_owned(),
@@ -272,7 +271,7 @@ impl Cycle<'_> {
 
 /// One login, one question.
 async fn boot_id(cycle: &Cycle<'_>) -> Result<String, CycleError> {
-    let mut session = connect(&cycle.run.store, cycle.node).await?;
+    let mut session = cycle.run.connect(cycle.node).await?;
     let id = session.boot_id().await;
     session.close().await;
     Ok(id?)

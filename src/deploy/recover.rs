@@ -11,6 +11,7 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use crate::access::driver::Driver;
 use crate::access::undo::{EntryId, Undo};
 use crate::fleet::Node;
 use crate::wire::id::DeploymentId;
@@ -84,8 +85,8 @@ pub async fn left(
 
 impl Left {
     /// Takes these traces back, reaching their node as `node` says.
-    pub async fn take_back(&self, store: &Store, node: &Node) -> Vec<Swept> {
-        let (session, results) = take_back(store, node, &self.deployment, None, &self.undos).await;
+    pub async fn take_back(&self, driver: &dyn Driver, store: &Store, node: &Node) -> Vec<Swept> {
+        let (session, results) = take_back(driver, store, node, &self.deployment, None, &self.undos).await;
         if let Some(session) = session {
             session.close().await;
         }
@@ -105,7 +106,7 @@ pub async fn before(run: &Run, node: &Node, left: Vec<Left>) -> Vec<String> {
     let mut still_there = Vec::new();
     for left in left {
         run.tell(&node.address, Step::Recover, State::Started, Some(format!("left by {}", left.deployment)));
-        for swept in left.take_back(&run.store, node).await {
+        for swept in left.take_back(&*run.driver, &run.store, node).await {
             match swept.outstanding {
                 None => run.tell(&node.address, Step::Recover, State::Undone, Some(swept.trace)),
                 Some(why) => {
@@ -126,6 +127,7 @@ pub fn mention(id: &DeploymentId) -> String {
 
 /// Takes all of it back, many nodes at once; `knows` may replace a journalled node by one with usable credentials.
 pub async fn sweep(
+    driver: &Arc<dyn Driver>,
     store: &Store,
     left: Vec<Left>,
     knows: impl Fn(&DeploymentId, &Node) -> Option<Node>,
@@ -134,10 +136,10 @@ pub async fn sweep(
     let mut tasks = JoinSet::new();
     for left in left {
         let node = knows(&left.deployment, &left.node).unwrap_or_else(|| left.node.clone());
-        let (store, limit) = (store.clone(), limit.clone());
+        let (driver, store, limit) = (driver.clone(), store.clone(), limit.clone());
         tasks.spawn(async move {
             let _turn = limit.acquire_owned().await;
-            left.take_back(&store, &node).await
+            left.take_back(&*driver, &store, &node).await
         });
     }
     let mut swept = Vec::new();

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use crate::access::driver::{Driver, NodeSession};
 use crate::cache::Payloads;
 use crate::firmware::baseline::Baseline;
-use crate::fleet::Options;
+use crate::fleet::{Node, Options};
 use crate::https::{Registration, Registry};
 use crate::wire::id::{ComponentId, DeploymentId};
 
@@ -16,6 +17,7 @@ use super::error::CycleError;
 use super::event::{Bytes, Event, State, Step};
 use super::events::EventLog;
 use super::store::Store;
+use super::unwind;
 use super::vault::Vault;
 
 /// A deployment as one of its nodes sees it. Cloning shares everything.
@@ -23,6 +25,8 @@ use super::vault::Vault;
 pub struct Run {
     /// Its id.
     pub deployment: DeploymentId,
+    /// How its nodes are reached.
+    pub driver: Arc<dyn Driver>,
     /// Where its undo values go.
     pub store: Store,
     /// Where its events go.
@@ -55,6 +59,11 @@ impl Run {
         Self { index, ..self.clone() }
     }
 
+    /// The same, for what must be done whether the operator has cancelled or not.
+    pub fn uncancelled(&self) -> Self {
+        Self { cancels: watch::Sender::new(Cancels::default()), ..self.clone() }
+    }
+
     /// Whether the operator has cancelled this node, or everything.
     pub fn is_cancelled(&self) -> bool {
         self.cancels.borrow().node(self.index)
@@ -74,6 +83,14 @@ impl Run {
         }
     }
 
+    /// Returns when the operator has cancelled this component on this node.
+    pub async fn component_cancelled(&self, component: &ComponentId) {
+        let mut cancels = self.cancels.subscribe();
+        if cancels.wait_for(|cancels| cancels.component(self.index, component)).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// `work`, given up when the operator cancels. For work that changes nothing on a node.
     ///
     /// # Errors
@@ -83,6 +100,14 @@ impl Run {
             result = work => Ok(result),
             () = self.cancelled() => Err(CycleError::Cancelled),
         }
+    }
+
+    /// Connects to a node, and pins what it proves itself with at the first visit.
+    ///
+    /// # Errors
+    /// [`CycleError`].
+    pub async fn connect(&self, node: &Node) -> Result<Box<dyn NodeSession>, CycleError> {
+        unwind::connect(&*self.driver, &self.store, node).await
     }
 
     /// Lets the engine with these certificates, and nobody else, fetch this deployment's payloads.

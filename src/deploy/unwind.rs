@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::access::ssh::Session;
+use crate::access::driver::{Driver, NodeSession};
 use crate::access::undo::{EntryId, Undo};
 use crate::fleet::{Node, credentials};
 use crate::wire::id::DeploymentId;
@@ -33,9 +33,10 @@ impl Cycle<'_> {
             for (_, undo) in &order {
                 self.run.tell(&self.node.address, steps(undo), State::Started, None);
             }
+            let session = self.session.take();
+            let (driver, store) = (&*self.run.driver, &self.run.store);
             let (session, results) =
-                take_back(&self.run.store, self.node, &self.run.deployment, self.session.take(), &order)
-                    .await;
+                take_back(driver, store, self.node, &self.run.deployment, session, &order).await;
             self.session = session;
             for ((_, undo), result) in order.iter().zip(results) {
                 self.step = steps(undo);
@@ -66,16 +67,20 @@ fn turn(undo: &Undo) -> u8 {
     }
 }
 
-/// Connects to a node, and pins its host key at the first visit.
+/// Connects to a node, and pins what it proves itself with at the first visit.
 ///
 /// # Errors
 /// [`CycleError`].
-pub async fn connect(store: &Store, node: &Node) -> Result<Session, CycleError> {
+pub async fn connect(
+    driver: &dyn Driver,
+    store: &Store,
+    node: &Node,
+) -> Result<Box<dyn NodeSession>, CycleError> {
     let pinned = store.pin(node.host(), node.port).await?;
     let target = credentials::target(node, pinned.clone())?;
-    let session = Session::connect(&target).await?;
+    let session = driver.connect(&target).await?;
     if pinned.is_none() {
-        store.set_pin(node.host(), node.port, session.host_key()).await?;
+        store.set_pin(node.host(), node.port, session.fingerprint()).await?;
     }
     Ok(session)
 }
@@ -92,19 +97,20 @@ pub struct StillThere {
 /// Takes `undos` back in their order, over `session` if it still lives, else over a new one, and marks in the
 /// store what is gone. One result for each.
 pub async fn take_back(
+    driver: &dyn Driver,
     store: &Store,
     node: &Node,
     deployment: &DeploymentId,
-    mut session: Option<Session>,
+    mut session: Option<Box<dyn NodeSession>>,
     undos: &[(EntryId, Undo)],
-) -> (Option<Session>, Vec<Result<(), StillThere>>) {
+) -> (Option<Box<dyn NodeSession>>, Vec<Result<(), StillThere>>) {
     let mut ordered = undos.to_vec();
     ordered.sort_by_key(|(_, undo)| turn(undo));
     let mut last = StillThere { why: "the node could not be reached".to_owned(), refused: false };
     for attempt in 0..=RECONNECTS {
         let mut live = match session.take() {
             Some(session) => session,
-            None => match connect(store, node).await {
+            None => match connect(driver, store, node).await {
                 Ok(session) => session,
                 Err(error) => {
                     last = StillThere { why: crate::error::explain(&error), refused: error.is_final() };

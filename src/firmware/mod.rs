@@ -2,5 +2,7 @@
 
 pub mod baseline;
 pub mod component;
+pub mod installed;
 pub mod outcome;
+pub mod rules;
 pub mod version;

@@ -19,6 +19,18 @@ pub struct Inventory {
     pub network: Vec<NetworkInterface>,
     /// NVMe, SCSI, SATA disks.
     pub disks: Vec<Disk>,
+    /// Controllers of disks and of Fibre Channel that have firmware of their own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub storage: Vec<StorageController>,
+    /// UEFI's table of firmware that capsules update.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub esrt: Vec<EsrtEntry>,
+    /// Microcode revision of the first processor, as "0x2006e05".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub microcode: Option<String>,
+    /// The management controller, if the node's kernel talks to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bmc: Option<Bmc>,
     /// What could not be read, and why.
     pub unknown: Vec<Unknown>,
 }
@@ -117,6 +129,56 @@ pub struct Disk {
     pub firmware_version: Option<String>,
     /// Capacity, bytes.
     pub bytes: Option<u64>,
+}
+
+/// A controller of disks or of Fibre Channel, as its driver tells it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StorageController {
+    /// Kernel name, as "host0".
+    pub name: String,
+    /// Driver.
+    pub driver: Option<String>,
+    /// Address of its PCI function.
+    pub bus: Option<String>,
+    /// Model.
+    pub model: Option<String>,
+    /// Firmware version.
+    pub firmware_version: Option<String>,
+}
+
+/// An entry of the EFI System Resource Table (UEFI specification, section 23.4).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EsrtEntry {
+    /// The firmware's class, a GUID in lower case: what a capsule is matched by.
+    pub guid: String,
+    /// 0 unknown, 1 system firmware, 2 device firmware, 3 UEFI driver.
+    pub kind: u32,
+    /// Version that is active.
+    pub version: u32,
+    /// The oldest version that may be written.
+    pub lowest_supported: Option<u32>,
+    /// Version that was tried last.
+    pub last_attempt_version: Option<u32>,
+    /// What became of it; 0 is success.
+    pub last_attempt_status: Option<u32>,
+}
+
+/// A management controller, as it answered Get Device ID (IPMI 2.0, section 20.1).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Bmc {
+    /// Firmware version, as "2.72".
+    pub firmware_version: Option<String>,
+    /// The vendor's further digits.
+    pub aux_version: Option<String>,
+    /// IANA enterprise number, hexadecimal with `0x`.
+    pub manufacturer: Option<String>,
+    /// Product id, hexadecimal with `0x`.
+    pub product: Option<String>,
+    /// Version of IPMI it speaks.
+    pub ipmi_version: Option<String>,
 }
 
 /// A value that is not known.

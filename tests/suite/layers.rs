@@ -99,6 +99,19 @@ fn the_import_table_holds() {
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
+/// How a node is reached is behind `access::driver`, or the next kind of node would change every deployment.
+#[test]
+fn deployments_name_no_driver() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/deploy");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    assert!(files.len() > 10, "sources found: {}", files.len());
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(!text.contains("access::ssh"), "{}", file.display());
+    }
+}
+
 #[test]
 fn a_planted_violation_is_found() {
     for planted in ["use crate::deploy::Plan;", "use crate::{\n error::Hinted,\n deploy::{a, b},\n};"] {

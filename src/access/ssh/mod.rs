@@ -2,8 +2,9 @@
 //!
 //! [`Session`] connects; [`login`] proves who the user is, [`exec`] runs commands as root, through any [`login_shell`];
 //! [`node`] is what is done on a node, [`script`] the shell that does it; [`ground`] and [`firewall`] are what is found
-//! there. A hostile server gets nothing: it may open no channel, and a password is sent once.
+//! there. [`driver`] gives all of it to deployments. A hostile server gets nothing: it may open no channel, and a password is sent once.
 
+mod driver;
 mod error;
 mod exec;
 mod firewall;
@@ -31,11 +32,11 @@ use crate::secret::Secret;
 use stream::Prompt;
 
 pub use super::engine_image::{EngineImage, Unpacker};
+pub use driver::Ssh;
 pub use error::AccessError;
 pub use firewall::Firewall;
 pub use ground::{Ground, NoPlace, Place};
 pub use node::{Copied, Opened, Undone};
-pub use tunnel::{Tunnel, TunnelEnd};
 
 /// A TCP connection takes at most this.
 const CONNECT_MAX: Duration = Duration::from_secs(10);

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use russh::ChannelMsg;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
-use tokio::task::JoinHandle;
 
 use super::error::AccessError;
 use super::exec::Begun;
 use super::{Session, script};
+use crate::access::driver::{Tunnel, TunnelEnd};
 
 /// Bytes that may wait on either side.
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -22,25 +22,6 @@ const BEGIN_MAX: Duration = Duration::from_secs(10);
 
 /// When the box has ended its side, the node's side ends within this, or the channel is closed.
 const END_MAX: Duration = Duration::from_secs(3);
-
-/// The streams to an engine.
-pub struct Tunnel {
-    /// The bytes, both ways.
-    pub stream: DuplexStream,
-    /// Ends when the session is free again.
-    pub end: TunnelEnd,
-}
-
-/// The end of a tunnel.
-pub struct TunnelEnd(JoinHandle<Option<u32>>);
-
-impl TunnelEnd {
-    /// Waits until the session is free again; the stream must have been let go. Tells how the command ended, if it
-    /// says so.
-    pub async fn ended(self) -> Option<u32> {
-        self.0.await.ok().flatten()
-    }
-}
 
 impl Session {
     /// Joins the streams of a command with the engine that runs in `directory`.
@@ -57,7 +38,8 @@ impl Session {
                 AccessError::ScriptTimedOut { what, seconds: BEGIN_MAX.as_secs() }
             })??;
         let (stream, ours) = tokio::io::duplex(BUFFER_BYTES);
-        Ok(Tunnel { stream, end: TunnelEnd(tokio::spawn(pump(begun, first, ours))) })
+        let end = TunnelEnd::of(tokio::spawn(pump(begun, first, ours)));
+        Ok(Tunnel { stream: Box::new(stream), end })
     }
 }
 

@@ -6,7 +6,7 @@ use super::{attribute, ethtool};
 use crate::wire::inventory::{Disk, NetworkInterface, PciFunction, Unknown};
 
 /// Entries of a directory, sorted by name; nothing when it is not there.
-fn entries(path: &Path) -> Vec<(String, PathBuf)> {
+pub(super) fn entries(path: &Path) -> Vec<(String, PathBuf)> {
     let listed = std::fs::read_dir(path).into_iter().flatten().flatten();
     let mut listed: Vec<_> =
         listed.map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path())).collect();
@@ -15,7 +15,7 @@ fn entries(path: &Path) -> Vec<(String, PathBuf)> {
 }
 
 /// The last part of where a link points.
-fn target(path: &Path) -> Option<String> {
+pub(super) fn target(path: &Path) -> Option<String> {
     Some(std::fs::read_link(path).ok()?.file_name()?.to_string_lossy().into_owned())
 }
 

@@ -2,6 +2,7 @@
 
 mod devices;
 mod ethtool;
+mod firmware;
 
 use std::path::Path;
 
@@ -20,6 +21,10 @@ fn read_at(root: &Path) -> Inventory {
         pci: devices::pci(root),
         network: devices::network(root, &mut unknown),
         disks: devices::disks(root, &mut unknown),
+        storage: firmware::storage(root, &mut unknown),
+        esrt: firmware::esrt(root, &mut unknown),
+        microcode: firmware::microcode(root, &mut unknown),
+        bmc: firmware::bmc(root, &mut unknown),
         unknown,
     }
 }

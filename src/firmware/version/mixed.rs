@@ -1,4 +1,4 @@
-//! The order of versions whose format is not known better: digits count as numbers, the rest as text.
+//! The order of versions whose format is not known: digits count as numbers, the rest as text.
 
 use std::cmp::Ordering;
 

@@ -1,0 +1,255 @@
+//! Which nodes a component is for, and what must be in place there first; a refusal is a sentence for a person.
+//!
+//! Everything is judged by what the node's inventory says. What is not known never fits: firmware for another
+//! machine is worse than none.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer};
+
+use super::installed::VersionSource;
+use super::version::VersionFormat;
+use crate::wire::inventory::{Inventory, PciFunction};
+
+/// A PCI id, `vendor:device` or `vendor:device:subsystem-vendor:subsystem-device`, four hexadecimal digits each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PciId {
+    device: (String, String),
+    subsystem: Option<(String, String)>,
+}
+
+impl PciId {
+    /// Whether a function has this id.
+    pub fn is(&self, function: &PciFunction) -> bool {
+        let same = |wanted: &(String, String), vendor: &str, device: &str| {
+            wanted.0.eq_ignore_ascii_case(vendor) && wanted.1.eq_ignore_ascii_case(device)
+        };
+        let of_subsystem = |wanted| same(wanted, &function.subsystem_vendor, &function.subsystem_device);
+        same(&self.device, &function.vendor, &function.device)
+            && self.subsystem.as_ref().is_none_or(of_subsystem)
+    }
+}
+
+impl FromStr for PciId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts: Vec<_> = text.split(':').map(str::to_ascii_lowercase).collect();
+        let valid = parts.iter().all(|part| part.len() == 4 && part.chars().all(|c| c.is_ascii_hexdigit()));
+        match <[String; 4]>::try_from(parts.clone()) {
+            Ok([vendor, device, of, subsystem]) if valid => {
+                return Ok(Self { device: (vendor, device), subsystem: Some((of, subsystem)) });
+            }
+            _ => {}
+        }
+        match <[String; 2]>::try_from(parts) {
+            Ok([vendor, device]) if valid => Ok(Self { device: (vendor, device), subsystem: None }),
+            _ => Err(format!("\"{text}\" is no PCI id: write 8086:1572 or 8086:1572:103c:22fd")),
+        }
+    }
+}
+
+impl fmt::Display for PciId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.device.0, self.device.1)?;
+        match &self.subsystem {
+            Some((vendor, device)) => write!(f, ":{vendor}:{device}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for PciId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Which nodes a component is for: everything that is named must fit; of a list, one of it.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rules {
+    /// `ID` of os-release.
+    pub os: Option<String>,
+    /// Machine, as "x86_64".
+    pub arch: Option<String>,
+    /// DMI system vendor.
+    pub dmi_vendor: Option<String>,
+    /// DMI product name.
+    pub dmi_product: Option<String>,
+    /// PCI functions.
+    pub pci: Vec<PciId>,
+    /// Disk models, NVMe ones included.
+    pub disk_model: Vec<String>,
+    /// GUIDs of UEFI's table of firmware (ESRT).
+    pub guid: Vec<String>,
+}
+
+impl Rules {
+    /// Whether they fit a node.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    pub fn fit(&self, node: &Inventory) -> Result<(), String> {
+        let one = |what: &str, wanted: &Option<String>, found: Option<&str>| match wanted {
+            Some(wanted) if found != Some(wanted.as_str()) => {
+                Err(format!("for {what} {wanted}, the node has {}", found.unwrap_or("none that is known")))
+            }
+            _ => Ok(()),
+        };
+        one("operating system", &self.os, Some(&node.os.id))?;
+        one("architecture", &self.arch, Some(&node.os.arch))?;
+        one("vendor", &self.dmi_vendor, node.dmi.vendor.as_deref())?;
+        one("product", &self.dmi_product, node.dmi.product.as_deref())?;
+        any("PCI device", &self.pci, |id| node.pci.iter().any(|function| id.is(function)))?;
+        any("disk model", &self.disk_model, |model| {
+            node.disks.iter().any(|disk| disk.model.as_deref() == Some(model.as_str()))
+        })?;
+        any("UEFI firmware", &self.guid, |guid| {
+            node.esrt.iter().any(|entry| entry.guid.eq_ignore_ascii_case(guid))
+        })
+    }
+}
+
+/// One of a list, unless nothing is listed.
+fn any<T: fmt::Display>(what: &str, wanted: &[T], is_there: impl Fn(&T) -> bool) -> Result<(), String> {
+    if wanted.is_empty() || wanted.iter().any(is_there) {
+        return Ok(());
+    }
+    let listed: Vec<_> = wanted.iter().take(4).map(T::to_string).collect();
+    let more = if wanted.len() > listed.len() { " or others" } else { "" };
+    Err(format!("for {what} {}{more}, the node has none of it", listed.join(" or ")))
+}
+
+/// A version that must be in place on the node before.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Need {
+    /// Of what.
+    pub version_of: VersionSource,
+    /// Its format.
+    #[serde(default)]
+    pub version_format: VersionFormat,
+    /// This one or a newer one.
+    pub at_least: Option<String>,
+    /// An older one than this.
+    pub before: Option<String>,
+    /// Any but these.
+    #[serde(default)]
+    pub not: Vec<String>,
+}
+
+impl Need {
+    /// Whether `installed` is what is needed.
+    ///
+    /// # Errors
+    /// What is needed and what there is, in words.
+    pub fn met(&self, installed: Option<&str>) -> Result<(), String> {
+        let of = &self.version_of;
+        let Some(installed) = installed else {
+            return Err(format!("needs {of}{}, and its version is not known", self.words()));
+        };
+        let order = |wanted: &str| {
+            let order = self.version_format.compare(installed, wanted);
+            order.ok_or_else(|| {
+                let format = self.version_format;
+                format!("needs {of}{}, and {installed} is not a {format} version like it", self.words())
+            })
+        };
+        let is_enough = match &self.at_least {
+            Some(wanted) => order(wanted)?.is_ge(),
+            None => true,
+        };
+        let is_before = match &self.before {
+            Some(wanted) => order(wanted)?.is_lt(),
+            None => true,
+        };
+        if is_enough && is_before && !self.not.iter().any(|version| version == installed) {
+            return Ok(());
+        }
+        Err(format!("needs {of}{}, and {installed} is there", self.words()))
+    }
+
+    fn words(&self) -> String {
+        let at_least = self.at_least.iter().map(|version| format!(" {version} or newer"));
+        let before = self.before.iter().map(|version| format!(" before {version}"));
+        let not = self.not.iter().map(|version| format!(" other than {version}"));
+        at_least.chain(before).chain(not).collect::<Vec<_>>().join(",")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::inventory::{Disk, Dmi, EsrtEntry};
+
+    fn node() -> Inventory {
+        let function = |device: &str| PciFunction {
+            vendor: "8086".into(),
+            device: device.into(),
+            subsystem_vendor: "103c".into(),
+            subsystem_device: "22fd".into(),
+            ..PciFunction::default()
+        };
+        Inventory {
+            dmi: Dmi { product: Some("ProLiant DL380 Gen10".into()), ..Dmi::default() },
+            pci: vec![function("1521"), function("1572")],
+            disks: vec![Disk { model: Some("MO000400JWDKU".into()), ..Disk::default() }],
+            esrt: vec![EsrtEntry {
+                guid: "ddc0ee61-e7f0-4e7d-acc5-c070a398838e".into(),
+                ..EsrtEntry::default()
+            }],
+            ..Inventory::default()
+        }
+    }
+
+    #[test]
+    fn everything_named_must_fit_and_one_of_each_list() {
+        let fit = |text: &str| toml::from_str::<Rules>(text).unwrap().fit(&node());
+        for fits in [
+            "",
+            "pci = [\"8086:ffff\", \"8086:1572\"]",
+            "pci = [\"8086:1572:103C:22FD\"]",
+            "disk_model = [\"MO000400JWDKU\"]\ndmi_product = \"ProLiant DL380 Gen10\"",
+            "guid = [\"DDC0EE61-E7F0-4E7D-ACC5-C070A398838E\"]",
+        ] {
+            assert_eq!(fit(fits), Ok(()), "{fits}");
+        }
+        for (rules, why) in [
+            (
+                "pci = [\"8086:1572:103c:0000\"]",
+                "for PCI device 8086:1572:103c:0000, the node has none of it",
+            ),
+            ("disk_model = [\"X\"]\npci = [\"8086:1572\"]", "for disk model X, the node has none of it"),
+            ("dmi_vendor = \"HPE\"", "for vendor HPE, the node has none that is known"),
+            (
+                "guid = [\"a\", \"b\", \"c\", \"d\", \"e\"]",
+                "for UEFI firmware a or b or c or d or others, the node",
+            ),
+        ] {
+            assert!(fit(rules).unwrap_err().starts_with(why), "{:?}", fit(rules));
+        }
+        for wrong in ["8086", "8086:157", "8086:1572:103c", "8086:15g2", "8086:1572:103c:22fd:0"] {
+            assert!(wrong.parse::<PciId>().unwrap_err().contains("no PCI id"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_need_says_what_is_needed_and_what_there_is() {
+        let need = |text: &str| toml::from_str::<Need>(text).unwrap();
+        let bmc =
+            need("version_of = \"bmc\"\nversion_format = \"pair\"\nat_least = \"2.10\"\nnot = [\"2.55\"]");
+        assert_eq!(bmc.met(Some("2.72")), Ok(()));
+        assert_eq!(
+            bmc.met(Some("2.9")).unwrap_err(),
+            "needs the BMC's firmware 2.10 or newer, other than 2.55, and 2.9 is there"
+        );
+        assert!(bmc.met(Some("2.55")).unwrap_err().ends_with("2.55 is there"));
+        assert!(bmc.met(None).unwrap_err().ends_with("its version is not known"));
+        assert!(bmc.met(Some("two")).unwrap_err().ends_with("two is not a pair version like it"));
+        let older = need("version_of = { package = \"x\" }\nbefore = \"3\"");
+        assert_eq!(older.met(Some("2.9")), Ok(()));
+        assert!(older.met(Some("3.0")).is_err());
+    }
+}
