@@ -9,6 +9,8 @@
 
 pub mod authority;
 pub mod cancel;
+#[cfg(test)]
+mod crash;
 pub mod cycle;
 pub mod error;
 pub mod establish;
