@@ -1,7 +1,7 @@
 //! How one command line of this box speaks to another that runs: a socket in the state directory, its owner's only.
 //!
 //! The state directory is used by one process at a time, so `carena abort` cannot act by itself: it asks the process
-//! that does. One JSON object a line each way. The other side's user is asked of the kernel, not believed.
+//! that does, which answers once its store has it. One JSON object a line each way. The other side's user is asked of the kernel, not believed.
 
 use std::fs::{File, Permissions};
 use std::io;
@@ -133,18 +133,18 @@ async fn serve(mut stream: UnixStream, deployments: &Deployments) -> io::Result<
     }
     let asked = tokio::time::timeout(ANSWER_MAX, receive(&mut stream)).await;
     let answer = match asked.map_err(|_| io::ErrorKind::TimedOut)? {
-        Ok(request) => answer(request, deployments),
+        Ok(request) => answer(request, deployments).await,
         Err(error) => Answer::Refused(format!("not understood: {error}")),
     };
     send(&mut stream, &answer).await
 }
 
-fn answer(request: Request, deployments: &Deployments) -> Answer {
+async fn answer(request: Request, deployments: &Deployments) -> Answer {
     let Request::Abort { deployment: id, node, component } = request;
     let done = match (node, component) {
-        (node, Some(component)) => deployments.cancel_component(&id, node.as_deref(), &component),
-        (Some(node), None) => deployments.cancel_node(&id, &node),
-        (None, None) => deployments.cancel_all(&id),
+        (node, Some(component)) => deployments.cancel_component(&id, node.as_deref(), &component).await,
+        (Some(node), None) => deployments.cancel_node(&id, &node).await,
+        (None, None) => deployments.cancel_all(&id).await,
     };
     done.map_or_else(|error| Answer::Refused(explain(&error)), |()| Answer::Accepted)
 }

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::deploy::Deployments;
+use crate::deploy::cancel::CancelError;
+use crate::deploy::deployments::Intent;
 use crate::deploy::event::{Event, Step, Summary};
-use crate::deploy::schedule::Intent;
+use crate::error::explain;
 use crate::firmware::outcome::Exit;
 use crate::fleet::Fleet;
 use crate::wire::id::DeploymentId;
@@ -142,7 +144,7 @@ async fn show(
                 Err(RecvError::Closed) => break,
             },
             wish = signals.next() => {
-                heed(wish, &mut cancelled, deployments, id, &progress);
+                heed(wish, &mut cancelled, deployments, id, &progress).await;
                 continue;
             }
         };
@@ -162,14 +164,23 @@ async fn show(
 }
 
 /// There is no way to hurry: leaving now would leave the nodes as they are.
-fn heed(wish: Wish, cancelled: &mut bool, deployments: &Deployments, id: &DeploymentId, progress: &Progress) {
+async fn heed(
+    wish: Wish,
+    cancelled: &mut bool,
+    deployments: &Deployments,
+    id: &DeploymentId,
+    progress: &Progress,
+) {
     if wish == Wish::HangUp {
         return progress.tell(&format!(
             "carena: the terminal is gone, the deployment goes on; to cancel: carena abort {id}"
         ));
     }
     if !std::mem::replace(cancelled, true) {
-        deployments.cancel(id);
+        // One that has ended meanwhile has nothing to cancel.
+        if let Err(error @ CancelError::Store(_)) = deployments.cancel_all(id).await {
+            progress.tell(&format!("carena: {}", explain(&error)));
+        }
         return progress
             .tell("carena: cancelling: what is being written finishes, then every trace is taken back");
     }

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::deploy::schedule::Intent;
+use crate::deploy::deployments::Intent;
 use crate::firmware::outcome::Exit;
 use crate::paths::HTTPS_PORT;
 use crate::wire::id::{ComponentId, DeploymentId};

@@ -1,7 +1,7 @@
 //! What a person reads at the end: the closing table of a deployment, and a node's inventory.
 
+use crate::deploy::deployments::Intent;
 use crate::deploy::event::{ComponentSummary, NodeResult, NodeSummary, Summary};
-use crate::deploy::schedule::Intent;
 use crate::firmware::outcome::{Exit, Outcome};
 use crate::wire::inventory::Inventory;
 

@@ -14,7 +14,8 @@ use super::Console;
 use super::body;
 use super::problem::Problem;
 use crate::cache::CacheError;
-use crate::deploy::schedule::{Intent, Listed};
+use crate::deploy::deployments::Intent;
+use crate::deploy::known::Listed;
 use crate::fleet::Fleet;
 use crate::wire::id::DeploymentId;
 
@@ -49,9 +50,13 @@ pub async fn start(
     if !known.contains(&fleet.baseline) {
         return Err(CacheError::Unknown { name: fleet.baseline, known }.into());
     }
-    let id = console.0.deployments.start(fleet, intent).await?;
+    Ok(created(&console.0.deployments.start(fleet, intent).await?))
+}
+
+/// A deployment was begun, and this is where it is.
+pub(super) fn created(id: &DeploymentId) -> Response {
     let location = [(header::LOCATION, format!("/api/v1/deployments/{id}"))];
-    Ok((StatusCode::CREATED, location, Json(json!({"deployment": id}))).into_response())
+    (StatusCode::CREATED, location, Json(json!({"deployment": id}))).into_response()
 }
 
 /// What `GET /api/v1/deployments` answers.
@@ -78,19 +83,6 @@ pub async fn read(State(console): State<Console>, Path(id): Path<String>) -> Res
     let found = parse(&id).and_then(|id| console.0.deployments.get(&id));
     let (summary, _) = found.ok_or_else(|| Problem::no_deployment(&id))?;
     Ok(Json(summary.report()).into_response())
-}
-
-/// `POST /api/v1/deployments/{id}/cancel`: asked for, not yet done; as often as one likes.
-///
-/// # Errors
-/// 404.
-pub async fn cancel(State(console): State<Console>, Path(id): Path<String>) -> Result<Response, Problem> {
-    match parse(&id) {
-        Some(known) if console.0.deployments.cancel(&known) => {
-            Ok((StatusCode::ACCEPTED, Json(json!({"deployment": id}))).into_response())
-        }
-        _ => Err(Problem::no_deployment(&id)),
-    }
 }
 
 /// `GET /api/v1/deployments/{id}/inventory`: what each node that was reached is, by address.
@@ -144,6 +136,6 @@ pub async fn baselines(State(console): State<Console>) -> Response {
     Json(json!({"baselines": shown.collect::<Vec<_>>()})).into_response()
 }
 
-fn parse(id: &str) -> Option<DeploymentId> {
+pub(super) fn parse(id: &str) -> Option<DeploymentId> {
     id.parse().ok()
 }

@@ -14,18 +14,46 @@ pub const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// # Errors
 /// 413, 408, 415 or 400.
 pub async fn json(headers: &HeaderMap, body: Body) -> Result<serde_json::Value, Problem> {
+    check_type(headers)?;
+    check_length(headers)?;
+    parse(&read(body).await?)
+}
+
+/// The JSON in a request that may come without any; then it is an empty object.
+///
+/// # Errors
+/// As [`json`].
+pub async fn json_or_nothing(headers: &HeaderMap, body: Body) -> Result<serde_json::Value, Problem> {
+    check_length(headers)?;
+    let bytes = read(body).await?;
+    if bytes.is_empty() {
+        return Ok(serde_json::json!({}));
+    }
+    check_type(headers)?;
+    parse(&bytes)
+}
+
+fn check_type(headers: &HeaderMap) -> Result<(), Problem> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
     if !kind.eq_ignore_ascii_case("application/json") {
         let detail = "the body must be JSON (send it as Content-Type: application/json)";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
     }
+    Ok(())
+}
+
+fn check_length(headers: &HeaderMap) -> Result<(), Problem> {
     let told =
         headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if told.is_some_and(|length| length > BODY_BYTES_MAX) {
         return Err(too_large());
     }
-    serde_json::from_slice(&read(body).await?).map_err(|error| {
+    Ok(())
+}
+
+fn parse(bytes: &[u8]) -> Result<serde_json::Value, Problem> {
+    serde_json::from_slice(bytes).map_err(|error| {
         Problem::new(StatusCode::BAD_REQUEST, format!("request: {error} (correct it and send it again)"))
     })
 }

@@ -1,7 +1,7 @@
 //! The web console and the API of the box: what people see and what programs call.
 //!
 //! [`routes`] is the one table of what is answered; [`guard`] stands before all of it, [`auth`] and [`session`] hold
-//! what opens it. [`api`] and [`events`] answer programs, [`pages`] and [`sign_in`] browsers, [`problem`] says what went
+//! what opens it. [`api`], [`operate`] and [`events`] answer programs, [`pages`] and [`sign_in`] browsers, [`problem`] says what went
 //! wrong in the words of the command line. It has no power of its own: all of it is `deploy`'s. It must never answer
 //! anything but `/healthz` without the token.
 
@@ -11,6 +11,7 @@ pub mod body;
 pub mod delay;
 pub mod events;
 pub mod guard;
+pub mod operate;
 pub mod pages;
 pub mod problem;
 pub mod routes;

@@ -8,7 +8,9 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use crate::cache::CacheError;
-use crate::deploy::schedule::StartError;
+use crate::deploy::cancel::CancelError;
+use crate::deploy::deployments::StartError;
+use crate::deploy::retry::RetryError;
 use crate::error::{Hinted, explain};
 use crate::fleet::FleetError;
 
@@ -63,6 +65,35 @@ impl From<CacheError> for Problem {
         let status = match error {
             CacheError::Unknown { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::explained(status, &error)
+    }
+}
+
+impl From<CancelError> for Problem {
+    fn from(error: CancelError) -> Self {
+        let status = match &error {
+            CancelError::NoDeployment { id, .. } => return Self::no_deployment(id.as_str()),
+            CancelError::NoNode { .. } | CancelError::NoComponent { .. } => StatusCode::NOT_FOUND,
+            CancelError::Ended { .. } => StatusCode::CONFLICT,
+            CancelError::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::explained(status, &error)
+    }
+}
+
+impl From<RetryError> for Problem {
+    fn from(error: RetryError) -> Self {
+        let status = match error {
+            RetryError::Unknown { ref id } => return Self::no_deployment(id.as_str()),
+            RetryError::Start(error) => return error.into(),
+            RetryError::Running { .. } | RetryError::NothingFailed { .. } | RetryError::NoFleet { .. } => {
+                StatusCode::CONFLICT
+            }
+            RetryError::NotInFleet { .. } | RetryError::NotRetried { .. } | RetryError::Missing { .. } => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
+            RetryError::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::explained(status, &error)
     }

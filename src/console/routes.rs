@@ -5,7 +5,7 @@
 use axum::http::Method;
 use axum::routing::{MethodRouter, delete, get, post};
 
-use super::{Console, api, events, pages, session, sign_in};
+use super::{Console, api, events, operate, pages, session, sign_in};
 
 /// Who gets an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +51,20 @@ pub const ROUTES: &[Route] = &[
     route("GET", "/api/v1/deployments", Access::Token, || get(api::list)),
     route("POST", "/api/v1/deployments", Access::Token, || post(api::start)),
     route("GET", "/api/v1/deployments/{id}", Access::Token, || get(api::read)),
-    route("POST", "/api/v1/deployments/{id}/cancel", Access::Token, || post(api::cancel)),
+    route("POST", "/api/v1/deployments/{id}/cancel", Access::Token, || post(operate::cancel)),
+    route("POST", "/api/v1/deployments/{id}/components/{component}/cancel", Access::Token, || {
+        post(operate::cancel_component)
+    }),
+    route("POST", "/api/v1/deployments/{id}/nodes/{node}/cancel", Access::Token, || {
+        post(operate::cancel_node)
+    }),
+    route(
+        "POST",
+        "/api/v1/deployments/{id}/nodes/{node}/components/{component}/cancel",
+        Access::Token,
+        || post(operate::cancel_component_of_node),
+    ),
+    route("POST", "/api/v1/deployments/{id}/retry", Access::Token, || post(operate::retry)),
     route("GET", "/api/v1/deployments/{id}/inventory", Access::Token, || get(api::inventory)),
 ];
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    KeyUsagePurpose, PKCS_ED25519,
 };
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -75,7 +75,7 @@ impl Authority {
         let engine_name = format!("engine-{node}.{deployment}.carena");
         let box_name = format!("box-{node}.{deployment}.carena");
 
-        let ca_key = KeyPair::generate()?;
+        let ca_key = KeyPair::generate_for(&PKCS_ED25519)?;
         let mut ca = parameters(&[])?;
         ca.distinguished_name.push(DnType::CommonName, format!("carena {deployment} {node}"));
         ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -83,9 +83,9 @@ impl Authority {
         let ca_certificate = ca.self_signed(&ca_key)?;
         let issuer = Issuer::from_params(&ca, &ca_key);
 
-        let engine_key = KeyPair::generate()?;
+        let engine_key = KeyPair::generate_for(&PKCS_ED25519)?;
         let engine = leaf(&engine_name)?.signed_by(&engine_key, &issuer)?;
-        let box_key = KeyPair::generate()?;
+        let box_key = KeyPair::generate_for(&PKCS_ED25519)?;
         let own = leaf(&box_name)?.signed_by(&box_key, &issuer)?;
 
         Self::from_kept(Kept {

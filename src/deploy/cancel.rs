@@ -1,14 +1,39 @@
 //! What an operator took back: a whole deployment, one node of it, one component on one node or on all.
 //!
 //! Cancelling only ever prevents: nothing new starts, what is being written finishes, then everything is taken back.
-//! It must never interrupt a running flash; that is why this is a set to look into between steps and nothing more.
+//! It works at once and is in the store before it is acknowledged, so a box that dies does not forget it. It must never
+//! interrupt a running flash; that is why this is a set to look into between steps and nothing more.
 
 use std::collections::HashSet;
 
-use crate::error::{Hinted, explain};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Hinted;
 use crate::wire::id::{ComponentId, DeploymentId};
 
 use super::Deployments;
+use super::known::Known;
+use super::store::StoreError;
+
+/// Why a node or a component was not done, in the operator's words.
+pub const CANCELLED: &str = "cancelled by the operator";
+
+/// One wish of an operator, as the store keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cancel {
+    /// The whole deployment.
+    All,
+    /// One node, by its number in the fleet.
+    Node(usize),
+    /// One component.
+    Component {
+        /// On this node, or on all.
+        node: Option<usize>,
+        /// Which.
+        id: ComponentId,
+    },
+}
 
 /// What is cancelled of one deployment.
 #[derive(Debug, Default)]
@@ -19,7 +44,23 @@ pub struct Cancels {
     components: HashSet<(Option<usize>, ComponentId)>,
 }
 
+impl FromIterator<Cancel> for Cancels {
+    fn from_iter<T: IntoIterator<Item = Cancel>>(all: T) -> Self {
+        let mut cancels = Self::default();
+        all.into_iter().for_each(|cancel| cancels.add(cancel));
+        cancels
+    }
+}
+
 impl Cancels {
+    fn add(&mut self, cancel: Cancel) {
+        match cancel {
+            Cancel::All => self.all = true,
+            Cancel::Node(index) => _ = self.nodes.insert(index),
+            Cancel::Component { node, id } => _ = self.components.insert((node, id)),
+        }
+    }
+
     /// Whether the whole deployment is.
     pub fn all(&self) -> bool {
         self.all
@@ -74,6 +115,9 @@ pub enum CancelError {
         /// Those it has.
         known: Vec<ComponentId>,
     },
+    /// The store.
+    #[error("it is being cancelled, but if this box dies now it will go on when it is back")]
+    Store(#[from] StoreError),
 }
 
 impl Hinted for CancelError {
@@ -88,91 +132,84 @@ impl Hinted for CancelError {
             Self::NoComponent { known, .. } => Some(texts(&mut known.iter().map(ToString::to_string))),
             Self::NoNode { .. } => Some("write the node's address as the fleet does".into()),
             Self::Ended { .. } => None,
+            Self::Store(error) => error.hint(),
         }
     }
 }
 
 impl Deployments {
-    /// Cancels: nothing new starts, what is being written finishes, then everything is taken back. False when
-    /// there is no such deployment.
-    pub fn cancel(&self, id: &DeploymentId) -> bool {
-        let mut known = self.known();
-        let Some(known) = known.get_mut(id) else { return false };
-        known.summary.cancelled = true;
-        known.cancels.send_modify(|cancels| cancels.all = true);
-        let (store, id) = (self.0.store.clone(), id.clone());
-        // A box that dies now must not go on with it when it is back.
-        tokio::spawn(async move {
-            if let Err(error) = store.mark_cancelled(&id).await {
-                tracing::error!(deployment = %id, "the cancel is not in the store: {}", explain(&error));
-            }
-        });
-        true
-    }
-
-    /// The same, told when there is nothing to cancel.
+    /// Cancels a deployment: nothing new starts, what is being written finishes, then everything is taken back.
     ///
     /// # Errors
     /// [`CancelError`].
-    pub fn cancel_all(&self, id: &DeploymentId) -> Result<(), CancelError> {
-        self.cancels(id, |_| ())?;
-        self.cancel(id);
-        Ok(())
+    pub async fn cancel_all(&self, id: &DeploymentId) -> Result<(), CancelError> {
+        self.cancel(id, |_| Ok(Cancel::All)).await
     }
 
     /// The same for one node; the others go on. A node that waits for its turn never begins.
     ///
     /// # Errors
     /// [`CancelError`].
-    pub fn cancel_node(&self, id: &DeploymentId, node: &str) -> Result<(), CancelError> {
-        let index = self.index_of(id, node)?;
-        self.cancels(id, |cancels| _ = cancels.nodes.insert(index))
+    pub async fn cancel_node(&self, id: &DeploymentId, node: &str) -> Result<(), CancelError> {
+        self.cancel(id, |known| Ok(Cancel::Node(index_of(known, node)?))).await
     }
 
     /// The same for one component, on one node or on all: it is not installed where its installation has not begun.
     ///
     /// # Errors
     /// [`CancelError`].
-    pub fn cancel_component(
+    pub async fn cancel_component(
         &self,
         id: &DeploymentId,
         node: Option<&str>,
         component: &ComponentId,
     ) -> Result<(), CancelError> {
-        let index = node.map(|node| self.index_of(id, node)).transpose()?;
-        let known = self.known().get(id).map(|known| known.components.clone()).unwrap_or_default();
-        if !known.is_empty() && !known.contains(component) {
-            return Err(CancelError::NoComponent { component: component.clone(), known });
-        }
-        self.cancels(id, |cancels| _ = cancels.components.insert((index, component.clone())))
+        let what = |known: &Known| {
+            if !known.components.contains(component) {
+                let (component, known) = (component.clone(), known.components.clone());
+                return Err(CancelError::NoComponent { component, known });
+            }
+            let node = node.map(|node| index_of(known, node)).transpose()?;
+            Ok(Cancel::Component { node, id: component.clone() })
+        };
+        self.cancel(id, what).await
     }
 
-    fn cancels(&self, id: &DeploymentId, change: impl FnOnce(&mut Cancels)) -> Result<(), CancelError> {
-        let known = self.known();
-        match known.get(id) {
-            None => {
-                let running = known.values().filter(|known| known.summary.ended.is_none());
-                let running = running.map(|known| known.summary.deployment.clone()).collect();
-                Err(CancelError::NoDeployment { id: id.clone(), running })
-            }
-            Some(known) if known.summary.ended.is_some() => Err(CancelError::Ended { id: id.clone() }),
-            Some(known) => {
-                known.cancels.send_modify(change);
-                Ok(())
-            }
-        }
+    /// At once for what runs, and in the store when this returns.
+    async fn cancel(
+        &self,
+        id: &DeploymentId,
+        what: impl FnOnce(&Known) -> Result<Cancel, CancelError>,
+    ) -> Result<(), CancelError> {
+        let cancel = self.cancel_running(id, what)?;
+        Ok(self.0.store.cancel(id, &cancel).await?)
     }
 
-    fn index_of(&self, id: &DeploymentId, node: &str) -> Result<usize, CancelError> {
-        // Tells an unknown or ended deployment first.
-        self.cancels(id, |_| ())?;
-        let known = self.known();
-        let nodes = known.get(id).map(|known| known.summary.nodes.as_slice()).unwrap_or_default();
-        nodes
-            .iter()
-            .position(|(address, _)| bare(address) == bare(node))
-            .ok_or_else(|| CancelError::NoNode { id: id.clone(), node: node.to_owned() })
+    fn cancel_running(
+        &self,
+        id: &DeploymentId,
+        what: impl FnOnce(&Known) -> Result<Cancel, CancelError>,
+    ) -> Result<Cancel, CancelError> {
+        let mut all = self.known();
+        let Some(known) = all.get_mut(id) else {
+            let running = all.values().filter(|known| known.lives());
+            let running = running.map(|known| known.summary.deployment.clone()).collect();
+            return Err(CancelError::NoDeployment { id: id.clone(), running });
+        };
+        if !known.lives() {
+            return Err(CancelError::Ended { id: id.clone() });
+        }
+        let cancel = what(known)?;
+        known.summary.cancelled |= cancel == Cancel::All;
+        known.cancels.send_modify(|cancels| cancels.add(cancel.clone()));
+        Ok(cancel)
     }
+}
+
+fn index_of(known: &Known, node: &str) -> Result<usize, CancelError> {
+    let missing = || CancelError::NoNode { id: known.summary.deployment.clone(), node: node.to_owned() };
+    let mut nodes = known.summary.nodes.iter();
+    nodes.position(|(address, _)| bare(address) == bare(node)).ok_or_else(missing)
 }
 
 /// One spelling of an address: without brackets, and as the standard library writes it.
@@ -195,14 +232,17 @@ mod tests {
     #[test]
     fn a_cancel_reaches_what_it_names_and_nothing_else() {
         let (bios, nic): (ComponentId, ComponentId) = ("bios".parse().unwrap(), "nic".parse().unwrap());
-        let mut cancels = Cancels::default();
-        cancels.nodes.insert(2);
-        cancels.components.insert((Some(1), bios.clone()));
-        cancels.components.insert((None, nic.clone()));
+        let mut cancels: Cancels = [
+            Cancel::Node(2),
+            Cancel::Component { node: Some(1), id: bios.clone() },
+            Cancel::Component { node: None, id: nic.clone() },
+        ]
+        .into_iter()
+        .collect();
         assert!(cancels.node(2) && !cancels.node(1) && !cancels.all());
         assert!(cancels.component(1, &bios) && !cancels.component(0, &bios));
         assert!(cancels.component(0, &nic) && cancels.component(1, &nic));
-        cancels.all = true;
+        cancels.add(Cancel::All);
         assert!(cancels.node(0));
     }
 }

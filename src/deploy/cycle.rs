@@ -17,13 +17,13 @@ use crate::wire::id::ComponentId;
 use crate::wire::inventory::Inventory;
 use crate::wire::message::{Reply, Request};
 
+use super::cancel::CANCELLED;
 use super::error::{CycleError, on_node};
 use super::event::{ComponentSummary, NodeResult, NodeSummary, State, Step};
 use super::install;
 use super::path::{Established, Interrupt, Path};
 use super::resume::Before;
 use super::run::Run;
-use super::schedule::CANCELLED;
 
 /// An engine that is told to stop says goodbye within this; if not, the unwind ends it.
 pub(super) const GOODBYE_MAX: Duration = Duration::from_secs(5);
@@ -170,6 +170,9 @@ impl<'a> Cycle<'a> {
 
     /// What the engine is there for: what the node is, what is to be done, and doing it.
     async fn work(&mut self, established: &mut Established) -> Result<(), CycleError> {
+        if self.run.is_cancelled() {
+            install::hear_begun(self, established).await?;
+        }
         self.enter(Step::Inventory)?;
         match self.ask(established, Request::Inventory, Interrupt::OnCancel).await? {
             Reply::Inventory(inventory) => self.inventory = Some(inventory),

@@ -13,12 +13,12 @@ use crate::firmware::version;
 use crate::fleet::Mode;
 use crate::wire::message::{Failure, FailureKind, Install, Installed, Reply, Request};
 
+use super::cancel::CANCELLED;
 use super::cycle::Cycle;
 use super::error::CycleError;
 use super::event::{ComponentSummary, State, Step};
 use super::path::{Established, Interrupt};
 use super::run::Run;
-use super::schedule::CANCELLED;
 use super::send::{self, with_notices};
 
 /// Carries the whole baseline out on one node. Failures of components are outcomes; an error is the node's.
@@ -77,6 +77,21 @@ pub async fn all(cycle: &mut Cycle<'_>, established: &mut Established) -> Result
             None => one(cycle, established, component, from).await?,
         };
         cycle.components.push(summary);
+    }
+    Ok(())
+}
+
+/// Installers that have begun before the box died are heard to their end, on a node that is cancelled too.
+///
+/// # Errors
+/// [`CycleError`].
+pub async fn hear_begun(cycle: &mut Cycle<'_>, established: &mut Established) -> Result<(), CycleError> {
+    let baseline = cycle.run.baseline.clone();
+    for component in &baseline.components {
+        if let Some(from) = cycle.before.begun(&component.id) {
+            let summary = one(cycle, established, component, from).await?;
+            cycle.components.push(summary);
+        }
     }
     Ok(())
 }
@@ -160,10 +175,14 @@ async fn one(
     if !begun {
         cycle.enter(Step::Send)?;
         match send::send(cycle, established, component).await {
-            Ok(sent) => cycle.tell(
+            Ok(Some(sent)) => cycle.tell(
                 State::Done,
                 Some(format!("{} bytes, taken up again {} times", sent.bytes, sent.resumes)),
             ),
+            Ok(None) => {
+                cycle.tell(State::Failed, Some(format!("{}: {CANCELLED}", component.id)));
+                return Ok(summary);
+            }
             Err(CycleError::Control(ControlError::Engine(failure))) => {
                 summary.outcome = failed(cycle, &failure)?;
                 return Ok(summary);

@@ -2,24 +2,27 @@
 //!
 //! [`Deployments`] is what the console and the command line both drive. [`cycle`] is one node: [`establish`] the
 //! way in, [`path`] how it is talked to, [`send`] and [`install`] the work, [`unwind`] the way back, [`reboot`] a
-//! second round where versions are active only then. [`turns`] decides whose turn it is, [`cancel`] and [`retry`]
-//! are the operator's. [`resume`] goes on with what a dead process left, by what [`vault`] has sealed for it;
+//! second round where versions are active only then. [`schedule`] hands the nodes out as [`turns`] decides, [`cancel`]
+//! and [`retry`] are the operator's. [`resume`] goes on with what a dead process left, by what [`vault`] has sealed for it;
 //! [`recover`] and [`sweeper`] take back what a dead run or a pulled cable left, [`store`] is
-//! the journal's durable home. This part decides when to act; how is `access`'s and the engine's business.
+//! the journal's durable home and [`records`] that of deployments. This part decides when to act; how is `access`'s and the engine's business.
 
 pub mod authority;
 pub mod cancel;
 #[cfg(test)]
 mod crash;
 pub mod cycle;
+pub mod deployments;
 pub mod error;
 pub mod establish;
 pub mod event;
 pub mod events;
 pub mod follow;
 pub mod install;
+pub mod known;
 pub mod path;
 pub mod reboot;
+pub mod records;
 pub mod recover;
 pub mod resume;
 pub mod retry;
@@ -34,4 +37,4 @@ pub mod turns;
 pub mod unwind;
 pub mod vault;
 
-pub use schedule::Deployments;
+pub use deployments::Deployments;

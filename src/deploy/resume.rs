@@ -5,6 +5,7 @@
 //! installer did meanwhile the engine itself knows, so no installer ever runs a second time. It must never trust a
 //! record for more than where to look.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -20,11 +21,12 @@ use crate::wire::message::{Reply, Request};
 use super::Deployments;
 use super::authority::{Authority, Kept};
 use super::cycle::Cycle;
+use super::deployments::{Intent, StartError};
 use super::error::CycleError;
 use super::event::{ComponentSummary, NodeResult, NodeSummary, State, Step, Summary};
 use super::path::{Bring, Established, Interrupt};
 use super::recover;
-use super::schedule::{Intent, StartError};
+use super::run::Run;
 use super::store::StoreError;
 
 /// An engine that was reached before answers within this, or another path is taken.
@@ -62,6 +64,9 @@ impl Before {
 fn place(deployment: &DeploymentId, name: &str) -> String {
     format!("{deployment}/{name}")
 }
+
+/// The beginning of the name of what is kept of one node; its number follows.
+const RECORD: &str = "engine ";
 
 /// The name of what is kept of a whole deployment.
 const CREDENTIALS: &str = "credentials";
@@ -105,7 +110,7 @@ impl NodeSecrets {
 
 impl Cycle<'_> {
     fn name_of_record(&self) -> String {
-        format!("engine {}", self.index)
+        format!("{RECORD}{}", self.index)
     }
 
     /// Keeps what it takes to go on, should the box die; without a vault there is nothing to keep it in.
@@ -168,7 +173,6 @@ impl Cycle<'_> {
         if let Some(record) = record {
             match self.rejoin_kept(record).await {
                 Ok(established) => return Ok(Some(established)),
-                Err(CycleError::Cancelled) => return Err(CycleError::Cancelled),
                 Err(error) => {
                     let why = format!("the engine cannot be joined again: {}", crate::error::chain(&error));
                     self.run.tell(&self.node.address, Step::Recover, State::Progress, Some(why));
@@ -183,7 +187,18 @@ impl Cycle<'_> {
         Ok(None)
     }
 
+    /// Joins an engine again, also for a node that is cancelled: joining changes nothing there, and an installer that
+    /// runs is to be heard to its end.
     async fn rejoin_kept(&mut self, record: Record) -> Result<Established, CycleError> {
+        let run = self.run.uncancelled();
+        let mut cycle = Cycle::new(&run, self.index, self.node);
+        let result = cycle.join_kept(record).await;
+        (self.step, self.session) = (cycle.step, cycle.session.take());
+        (self.path, self.before) = (cycle.path.take(), cycle.before);
+        result
+    }
+
+    async fn join_kept(&mut self, record: Record) -> Result<Established, CycleError> {
         self.connect().await?;
         self.enter(Step::Look)?;
         let run = self.run;
@@ -260,7 +275,7 @@ impl Deployments {
                 self.close(summary).await;
                 continue;
             };
-            if summary.cancelled || credentials.dry_run {
+            if credentials.dry_run {
                 self.close(summary).await;
                 continue;
             }
@@ -300,14 +315,31 @@ impl Deployments {
         }
     }
 
-    async fn close(&self, mut summary: Summary) {
-        summary.ended = Some(crate::clock::now_rfc3339());
-        for (_, node) in &mut summary.nodes {
-            if node.result == NodeResult::Running {
-                let error = Some("the box's process ended before this node did".to_owned());
-                *node = NodeSummary { error, ..NodeSummary::new(NodeResult::Failed) };
-            }
+    async fn close(&self, summary: Summary) {
+        let open =
+            summary.nodes.iter().enumerate().filter(|(_, (_, node))| node.result == NodeResult::Running);
+        let error = Some("the box's process ended before this node did".to_owned());
+        let failed = NodeSummary { error, ..NodeSummary::new(NodeResult::Failed) };
+        let failed: Vec<_> = open.map(|(index, _)| (index, failed.clone())).collect();
+        self.save(&summary.deployment, &failed).await;
+        if let Err(error) = self.0.store.end(&summary.deployment, &crate::clock::now_rfc3339()).await {
+            tracing::error!(deployment = %summary.deployment, "its end is not in the store: {}", explain(&error));
         }
-        self.save(Some(summary)).await;
+    }
+
+    /// The nodes that a dead process of this box has begun, by their number: something is journalled or kept of them.
+    pub(super) async fn begun(&self, run: &Run, nodes: &[Node]) -> HashSet<usize> {
+        if !run.resumed {
+            return HashSet::new();
+        }
+        let names = self.0.store.sealed_names(&run.deployment).await.unwrap_or_default();
+        let kept = names.iter().filter_map(|name| name.strip_prefix(RECORD)?.parse().ok());
+        let outstanding = self.0.store.outstanding().await.unwrap_or_default().into_iter();
+        let places: HashSet<_> = outstanding
+            .filter(|left| left.deployment == run.deployment)
+            .map(|left| recover::place(&left.node))
+            .collect();
+        let journalled = nodes.iter().enumerate().filter(|(_, node)| places.contains(&recover::place(node)));
+        kept.chain(journalled.map(|(index, _)| index)).collect()
     }
 }

@@ -59,6 +59,11 @@ impl Run {
         Self { index, ..self.clone() }
     }
 
+    /// The same, for what must be done whether the operator has cancelled or not.
+    pub fn uncancelled(&self) -> Self {
+        Self { cancels: watch::Sender::new(Cancels::default()), ..self.clone() }
+    }
+
     /// Whether the operator has cancelled this node, or everything.
     pub fn is_cancelled(&self) -> bool {
         self.cancels.borrow().node(self.index)
@@ -74,6 +79,14 @@ impl Run {
         let mut cancels = self.cancels.subscribe();
         if cancels.wait_for(|cancels| cancels.node(self.index)).await.is_err() {
             // The sender is ours and lives as long as we do; were it gone, nobody could cancel any more.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Returns when the operator has cancelled this component on this node.
+    pub async fn component_cancelled(&self, component: &ComponentId) {
+        let mut cancels = self.cancels.subscribe();
+        if cancels.wait_for(|cancels| cancels.component(self.index, component)).await.is_err() {
             std::future::pending::<()>().await;
         }
     }

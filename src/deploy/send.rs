@@ -33,7 +33,8 @@ pub struct Sent {
     pub resumes: u32,
 }
 
-/// Brings a component's payload to the node.
+/// Brings a component's payload to the node; none when the operator cancels the component meanwhile. Bytes that have come
+/// are our own files, and go with the others.
 ///
 /// # Errors
 /// [`CycleError`].
@@ -41,14 +42,17 @@ pub async fn send(
     cycle: &mut Cycle<'_>,
     established: &mut Established,
     component: &Component,
-) -> Result<Sent, CycleError> {
+) -> Result<Option<Sent>, CycleError> {
     loop {
+        if cycle.run.is_component_cancelled(&component.id) {
+            return Ok(None);
+        }
         let result = match established.bring {
             Bring::Fetch => fetch(cycle, established, component).await,
             Bring::Push => pushed(cycle, established, component).await,
         };
         match result {
-            Ok(Reply::Fetched { bytes, resumes }) => return Ok(Sent { bytes, resumes }),
+            Ok(Reply::Fetched { bytes, resumes }) => return Ok(Some(Sent { bytes, resumes })),
             Ok(_) => return Err(CycleError::Protocol),
             Err(CycleError::Control(ControlError::Lost)) => {
                 cycle.rejoin(established, Interrupt::OnCancel).await?;
@@ -67,6 +71,9 @@ pub async fn send(
                 };
                 cycle.took(established.path(), why);
             }
+            Err(CycleError::Control(ControlError::Engine(Failure {
+                kind: FailureKind::Cancelled, ..
+            }))) if !cycle.run.is_cancelled() && cycle.run.is_component_cancelled(&component.id) => {}
             Err(error) => return Err(error),
         }
     }
@@ -106,7 +113,7 @@ async fn pushed(
     };
     let open = Box::new(|from| cycle.run.payloads.read(component.sha256, from));
     let pushing = established.engine.push(job, open, &mut progress);
-    unless_told(cycle, &established.engine, pushing, Interrupt::OnCancel).await
+    unless_told(cycle, &established.engine, component, pushing, Interrupt::OnCancel).await
 }
 
 /// Asks, and passes the notices on as events until the answer is there.
@@ -129,7 +136,7 @@ pub async fn with_notices(
             }
         }
     };
-    unless_told(cycle, engine, asking, interrupt).await
+    unless_told(cycle, engine, component, asking, interrupt).await
 }
 
 fn tell(cycle: &Cycle<'_>, component: &Component, step: Step, notice: &Notice) {
@@ -141,24 +148,25 @@ fn tell(cycle: &Cycle<'_>, component: &Component, step: Step, notice: &Notice) {
     cycle.run.tell_component(&cycle.node.address, step, &component.id, bytes, message);
 }
 
-/// Waits for the answer; a cancel is told to the engine, which then answers "cancelled".
+/// Waits for the answer; a cancel, of the node or of this component, is told to the engine, which then answers "cancelled".
 async fn unless_told(
     cycle: &Cycle<'_>,
     engine: &Arc<dyn Engine>,
+    component: &Component,
     asking: impl Future<Output = Result<Reply, ControlError>>,
     interrupt: Interrupt,
 ) -> Result<Reply, CycleError> {
     tokio::pin!(asking);
     let mut told = interrupt == Interrupt::Never;
     loop {
-        tokio::select! {
+        let wish = tokio::select! {
             reply = &mut asking => return Ok(reply?),
-            () = cycle.run.cancelled(), if !told => {
-                told = true;
-                let engine = engine.clone();
-                // Its answer comes when the engine is idle; ours is the transfer's own.
-                tokio::spawn(async move { engine.request(Request::Cancel).await });
-            }
-        }
+            () = cycle.run.cancelled(), if !told => Request::Cancel,
+            () = cycle.run.component_cancelled(&component.id), if !told => Request::Abandon { sha256: component.sha256 },
+        };
+        told = true;
+        let engine = engine.clone();
+        // Its answer may come later than the transfer's own, which is ours.
+        tokio::spawn(async move { engine.request(wish).await });
     }
 }

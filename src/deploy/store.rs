@@ -1,8 +1,8 @@
 //! The store: one SQLite database, durable before anything is acknowledged.
 //!
 //! One thread owns the connection. It takes every change that waits, commits them together (WAL,
-//! synchronous=FULL: one flush for the journal appends of many nodes), and only then answers. It holds
-//! deployments, pinned host keys and the journal; it must never hold a secret.
+//! synchronous=FULL: one flush for the journal appends of many nodes), and only then answers. Here are the journal,
+//! pinned host keys and what is sealed; deployments are in `records`. It must never hold a secret.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -11,9 +11,8 @@ use rusqlite::{Connection, OptionalExtension as _, Savepoint, params};
 use tokio::sync::oneshot;
 
 use crate::access::undo::{EntryId, Undo};
-use crate::deploy::event::Summary;
 use crate::error::Hinted;
-use crate::fleet::{Fleet, Node};
+use crate::fleet::Node;
 use crate::wire::id::DeploymentId;
 
 /// Most changes of one commit.
@@ -100,7 +99,8 @@ pub struct Outstanding {
 }
 
 type Acknowledge = Box<dyn FnOnce(Result<(), String>) + Send>;
-type Job = Box<dyn FnOnce(&mut Savepoint<'_>) -> Acknowledge + Send>;
+/// Also says whether it went well; if not, nothing of it is kept.
+type Job = Box<dyn FnOnce(&mut Savepoint<'_>) -> (bool, Acknowledge) + Send>;
 
 /// The store. Cloning shares it.
 #[derive(Clone)]
@@ -168,17 +168,20 @@ impl Store {
         Self { fuse: Some(fuse.clone()), ..self }
     }
 
-    async fn run<T: Send + 'static>(
+    /// Has the store's thread do this; what it wrote is on the disk when this returns, or nothing of it is.
+    pub(super) async fn run<T: Send + 'static>(
         &self,
         job: impl FnOnce(&mut Savepoint<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (answer, answered) = oneshot::channel();
         let job: Job = Box::new(move |savepoint| {
             let result = job(savepoint);
-            Box::new(move |committed| {
+            let went_well = result.is_ok();
+            let acknowledge = move |committed: Result<(), String>| {
                 let result = committed.map_err(|why| StoreError::Commit { why }).and(result);
                 let _ = answer.send(result);
-            })
+            };
+            (went_well, Box::new(acknowledge))
         });
         #[cfg(test)]
         if let Some(fuse) = &self.fuse {
@@ -286,59 +289,6 @@ impl Store {
         .await
     }
 
-    /// Writes a deployment that begins, with what it takes to retry it.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn begin(&self, summary: &Summary, fleet: &Fleet) -> Result<(), StoreError> {
-        let row = (summary.deployment.to_string(), summary.started.clone(), json(summary)?, json(fleet)?);
-        self.run(move |savepoint| {
-            savepoint
-                .prepare_cached(
-                    "INSERT INTO deployment (id, started, summary, fleet) VALUES (?1, ?2, ?3, ?4)",
-                )?
-                .execute(params![row.0, row.1, row.2, row.3])?;
-            Ok(())
-        })
-        .await
-    }
-
-    /// Writes how a deployment stands.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn save(&self, summary: &Summary) -> Result<(), StoreError> {
-        let row = (summary.deployment.to_string(), summary.ended.clone(), json(summary)?);
-        self.run(move |savepoint| {
-            savepoint
-                .prepare_cached("UPDATE deployment SET ended = ?2, summary = ?3 WHERE id = ?1")?
-                .execute(params![row.0, row.1, row.2])?;
-            if row.1.is_some() {
-                // Its engines are gone, and so are their keys and its credentials.
-                savepoint.prepare_cached("DELETE FROM sealed WHERE deployment = ?1")?.execute([row.0])?;
-            }
-            Ok(())
-        })
-        .await
-    }
-
-    /// Writes that a deployment was cancelled, whatever else has become of it.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn mark_cancelled(&self, deployment: &DeploymentId) -> Result<(), StoreError> {
-        let id = deployment.to_string();
-        self.run(move |savepoint| {
-            savepoint
-                .prepare_cached(
-                    "UPDATE deployment SET summary = json_set(summary, '$.cancelled', json('true')) WHERE id = ?1",
-                )?
-                .execute([id])?;
-            Ok(())
-        })
-        .await
-    }
-
     /// Keeps something of a deployment that was sealed; it replaces what was kept under this name before.
     ///
     /// # Errors
@@ -361,6 +311,20 @@ impl Store {
         .await
     }
 
+    /// The names under which something of a deployment is kept sealed.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn sealed_names(&self, deployment: &DeploymentId) -> Result<Vec<String>, StoreError> {
+        let deployment = deployment.to_string();
+        self.run(move |savepoint| {
+            let mut select = savepoint.prepare_cached("SELECT what FROM sealed WHERE deployment = ?1")?;
+            let rows = select.query_map([deployment], |row| row.get(0))?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
     /// What was kept sealed under a name.
     ///
     /// # Errors
@@ -378,49 +342,9 @@ impl Store {
         })
         .await
     }
-
-    /// Every deployment that has not ended, oldest first, with its fleet, if that was kept.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn unfinished(&self) -> Result<Vec<(Summary, Option<Fleet>)>, StoreError> {
-        let rows = self.run(|savepoint| {
-            let mut select = savepoint
-                .prepare_cached("SELECT summary, fleet FROM deployment WHERE ended IS NULL ORDER BY id")?;
-            let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            Ok(rows.collect::<Result<Vec<(String, Option<String>)>, _>>()?)
-        });
-        let read = |(summary, fleet): (String, Option<String>)| {
-            let fleet = fleet.map(|fleet| serde_json::from_str(&fleet)).transpose()?;
-            Ok((serde_json::from_str(&summary)?, fleet))
-        };
-        rows.await?.into_iter().map(|row| read(row).map_err(StoreError::Record)).collect()
-    }
-
-    /// A deployment of this or an earlier run, and its fleet, if that was kept.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn load(&self, id: &DeploymentId) -> Result<Option<(Summary, Option<Fleet>)>, StoreError> {
-        let id = id.to_string();
-        let row = self
-            .run(move |savepoint| {
-                let mut select =
-                    savepoint.prepare_cached("SELECT summary, fleet FROM deployment WHERE id = ?1")?;
-                let row = select.query_row([id], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-                Ok::<Option<(String, Option<String>)>, _>(row)
-            })
-            .await?;
-        let Some((summary, fleet)) = row else { return Ok(None) };
-        let fleet = fleet.map(|fleet| serde_json::from_str(&fleet)).transpose();
-        Ok(Some((
-            serde_json::from_str(&summary).map_err(StoreError::Record)?,
-            fleet.map_err(StoreError::Record)?,
-        )))
-    }
 }
 
-fn json<T: serde::Serialize>(value: &T) -> Result<String, StoreError> {
+pub(super) fn json<T: serde::Serialize>(value: &T) -> Result<String, StoreError> {
     serde_json::to_string(value).map_err(StoreError::Record)
 }
 
@@ -434,8 +358,11 @@ fn work(mut connection: Connection, queue: &mpsc::Receiver<Job>) {
             for job in waiting {
                 // One change's failure must not take the others with it.
                 let mut savepoint = transaction.savepoint()?;
-                acknowledgements.push(job(&mut savepoint));
-                savepoint.commit()?;
+                let (went_well, acknowledge) = job(&mut savepoint);
+                acknowledgements.push(acknowledge);
+                if went_well {
+                    savepoint.commit()?;
+                }
             }
             transaction.commit()
         });
@@ -468,37 +395,6 @@ mod tests {
         assert_eq!((outstanding[0].entry, &outstanding[0].undo), (entry, &undo));
         store.undone(vec![entry]).await.unwrap();
         assert!(store.outstanding().await.unwrap().is_empty());
-    }
-
-    #[tokio::test]
-    async fn a_deployment_is_kept_with_its_fleet_and_without_its_passwords() {
-        let store = Store::in_memory().unwrap();
-        let mut fleet: Fleet = toml::from_str(
-            "baseline = \"demo\"\n[options]\nwaves = [1]\n[[node]]\naddress = \"fd00::1\"\nuser = \"root\"\n",
-        )
-        .unwrap();
-        fleet.nodes[0].password = Some(crate::secret::Secret::new("hunter2".into()));
-        let mut summary = Summary {
-            deployment: "x".parse().unwrap(),
-            retry_of: None,
-            started: "now".into(),
-            ended: None,
-            baseline: "demo 1".into(),
-            cancelled: false,
-            nodes: Vec::new(),
-        };
-        store.begin(&summary, &fleet).await.unwrap();
-        store.mark_cancelled(&summary.deployment).await.unwrap();
-        summary.cancelled = true;
-        assert_eq!(store.unfinished().await.unwrap()[0].0, summary);
-        summary.ended = Some("later".into());
-        store.save(&summary).await.unwrap();
-        let (kept, fleet) = store.load(&summary.deployment).await.unwrap().unwrap();
-        assert_eq!(kept, summary);
-        let fleet = fleet.unwrap();
-        assert_eq!((fleet.nodes[0].host(), fleet.options.waves.len()), ("fd00::1", 1));
-        assert!(fleet.nodes[0].password.is_none());
-        assert!(store.load(&"y".parse().unwrap()).await.unwrap().is_none());
     }
 
     #[tokio::test]

@@ -14,7 +14,7 @@ use crate::fleet::{Fleet, Node};
 use crate::wire::id::DeploymentId;
 
 use super::Deployments;
-use super::event::{Event, NodeResult, State, Step, Summary};
+use super::event::{Event, NodeResult, NodeSummary, State, Step, Summary};
 use super::recover::{self, Left, Swept};
 use super::store::StoreError;
 
@@ -154,18 +154,18 @@ impl Deployments {
                 here.filter_map(|trace| Some(format!("{}: {}", trace.trace, trace.outstanding.as_ref()?)));
             let still: Vec<String> = still.collect();
             let known = self.known().get_mut(&id).map(|known| {
-                list(&mut known.summary, &node, &still);
+                let listed = list(&mut known.summary, &node, &still);
                 known.forget_credentials();
-                known.summary.clone()
+                listed
             });
-            let summary = match known {
-                Some(summary) => Some(summary),
-                None => self.0.store.load(&id).await.ok().flatten().map(|(mut summary, _)| {
-                    list(&mut summary, &node, &still);
-                    summary
-                }),
+            let listed = match known {
+                Some(listed) => listed,
+                None => {
+                    let stored = self.0.store.load(&id).await.ok().flatten();
+                    stored.and_then(|(mut summary, _)| list(&mut summary, &node, &still))
+                }
             };
-            self.save(summary).await;
+            self.save(&id, listed.as_slice()).await;
             if still.is_empty() {
                 self.forget_mentions(&id, &node).await;
             }
@@ -177,15 +177,17 @@ impl Deployments {
         let mention = recover::mention(id);
         let mut corrected = Vec::new();
         for known in self.known().values_mut() {
-            let here = known.summary.nodes.iter_mut().filter(|(address, _)| address == node);
-            let traces = here.map(|(_, summary)| &mut summary.outstanding_traces);
-            for traces in traces.filter(|traces| traces.iter().any(|trace| trace.ends_with(&mention))) {
-                traces.retain(|trace| !trace.ends_with(&mention));
-                corrected.push(known.summary.deployment.clone());
+            let nodes = known.summary.nodes.iter_mut().enumerate();
+            for (index, (_, summary)) in nodes.filter(|(_, (address, _))| address == node) {
+                let traces = &mut summary.outstanding_traces;
+                if traces.iter().any(|trace| trace.ends_with(&mention)) {
+                    traces.retain(|trace| !trace.ends_with(&mention));
+                    corrected.push((known.summary.deployment.clone(), (index, summary.clone())));
+                }
             }
         }
-        for id in corrected {
-            self.save(self.get(&id).map(|(summary, _)| summary)).await;
+        for (id, node) in corrected {
+            self.save(&id, &[node]).await;
         }
     }
 }
@@ -194,8 +196,10 @@ fn place(left: &Left) -> At {
     (left.deployment.clone(), left.node.address.clone())
 }
 
-fn list(summary: &mut Summary, node: &str, still: &[String]) {
-    if let Some((_, node)) = summary.nodes.iter_mut().find(|(address, _)| address == node) {
-        node.outstanding_traces = still.to_vec();
-    }
+/// Lists what is still there; the node as it stands now, by its number.
+fn list(summary: &mut Summary, node: &str, still: &[String]) -> Option<(usize, NodeSummary)> {
+    let index = summary.nodes.iter().position(|(address, _)| address == node)?;
+    let node = summary.node_mut(index)?;
+    node.outstanding_traces = still.to_vec();
+    Some((index, node.clone()))
 }

@@ -1,7 +1,7 @@
 //! A payload from the box over HTTPS, resumed at the byte where it stopped. Memory does not grow with the payload.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -56,13 +56,7 @@ pub fn fetch(
     tls: &Arc<ClientConfig>,
     worker: &Worker,
 ) -> Ended {
-    let mut partial = match begun {
-        Some(mut partial) => {
-            partial.resumes += u32::from(partial.done() > 0);
-            partial
-        }
-        None => Partial::begin(directory, job.sha256, job.size)?,
-    };
+    let mut partial = Partial::take_up(begun, directory, job.sha256, job.size)?;
     let mut fruitless = 0;
     while !partial.is_complete() {
         let before = partial.done();
@@ -172,12 +166,12 @@ fn request(job: &Fetch, tls: &Arc<ClientConfig>, from: u64) -> io::Result<(Conne
     }
 }
 
-/// An address with its zone, as `SSH_CONNECTION` writes it.
+/// An address with its zone, as `SSH_CONNECTION` writes it: never a name, so nothing is asked of the node's resolver.
 fn resolve(text: &str, port: u16) -> io::Result<SocketAddr> {
     if let Some((literal, zone)) = text.split_once('%') {
         let index = nix::net::if_::if_nametoindex(zone)?;
         let literal = literal.parse().map_err(io::Error::other)?;
         return Ok(std::net::SocketAddrV6::new(literal, port, 0, index).into());
     }
-    (text, port).to_socket_addrs()?.next().ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))
+    Ok(SocketAddr::new(text.parse().map_err(io::Error::other)?, port))
 }

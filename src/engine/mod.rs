@@ -16,6 +16,7 @@ mod linux;
 mod log;
 mod payload;
 mod peer;
+mod provider;
 mod push;
 mod session;
 mod tls;

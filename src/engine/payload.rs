@@ -48,11 +48,23 @@ pub struct Partial {
 }
 
 impl Partial {
-    /// Nothing has come yet; there is room for all of it.
+    /// Goes on with what has come, or begins.
     ///
     /// # Errors
     /// [`Failure`].
-    pub fn begin(directory: &Path, sha256: Sha256, size: u64) -> Result<Self, Failure> {
+    pub fn take_up(
+        begun: Option<Self>,
+        directory: &Path,
+        sha256: Sha256,
+        size: u64,
+    ) -> Result<Self, Failure> {
+        let Some(mut partial) = begun else { return Self::begin(directory, sha256, size) };
+        partial.resumes += u32::from(partial.done > 0);
+        Ok(partial)
+    }
+
+    /// Nothing has come yet; there is room for all of it.
+    fn begin(directory: &Path, sha256: Sha256, size: u64) -> Result<Self, Failure> {
         let path = directory.join(sha256.to_string());
         let node = |error: io::Error| failure(FailureKind::Node, format!("{}: {error}", path.display()));
         let free = linux::free_bytes(directory).map_err(node)?;
@@ -296,6 +308,16 @@ impl Payloads {
     /// Everything under way ends where it is.
     pub fn stop(&mut self) {
         self.coming_mut().for_each(Coming::stop);
+    }
+
+    /// A transfer ends where it is, and none follows it.
+    pub fn abandon(&mut self, sha256: Sha256) {
+        if let Some(Payload::Coming(coming)) = self.0.get_mut(&sha256) {
+            if let Some((asker, _)) = coming.then.take() {
+                coming.asker = asker;
+            }
+            coming.stop();
+        }
     }
 
     /// Whether nothing is under way.

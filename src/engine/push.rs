@@ -16,13 +16,7 @@ pub fn push(
     pieces: &Receiver<Vec<u8>>,
     worker: &Worker,
 ) -> Ended {
-    let mut partial = match begun {
-        Some(mut partial) => {
-            partial.resumes += u32::from(partial.done() > 0);
-            partial
-        }
-        None => Partial::begin(directory, job.sha256, job.size)?,
-    };
+    let mut partial = Partial::take_up(begun, directory, job.sha256, job.size)?;
     worker.tell(Done::Progress(job.sha256, partial.done()));
     while !partial.is_complete() {
         let Ok(piece) = pieces.recv() else {

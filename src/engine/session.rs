@@ -326,6 +326,10 @@ impl Engine {
             Request::Push(push) => self.bring(asker, Job::Push(push)),
             Request::Install(job) => self.install(asker, job),
             Request::Outcome { component } => self.outcome(asker, &component),
+            Request::Abandon { sha256 } => {
+                self.payloads.abandon(sha256);
+                self.reply(asker, Reply::Done);
+            }
             Request::Cancel => {
                 self.cancel();
                 self.when_idle.push(asker);

@@ -7,6 +7,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
+use super::provider::provider;
 use crate::wire::message::StartConfig;
 
 /// Why the certificates cannot be used.
@@ -38,7 +39,7 @@ impl Tls {
     /// # Errors
     /// [`TlsError`].
     pub fn new(config: &StartConfig) -> Result<Self, TlsError> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let provider = Arc::new(provider());
         let chain = vec![CertificateDer::from_pem_slice(config.certificate_pem.as_bytes())?];
         let key = PrivateKeyDer::from_pem_slice(config.key_pem.as_bytes())?;
         let mut roots = RootCertStore::empty();

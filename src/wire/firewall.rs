@@ -18,9 +18,6 @@ use crate::digest::Sha256;
 /// deployment to one node, shorter than anybody would want to find the rule there.
 const FIREWALLD_TIMEOUT_S: u32 = 12 * 3600;
 
-/// Rules of ours in one chain there may be at most; an end for the loop should a tool misbehave.
-const RULES_MAX: u32 = 8;
-
 /// Exit code of [`RuleSpec::close_script`] when there was nothing to close any more.
 pub const ALREADY_CLOSED: i32 = 3;
 
@@ -171,16 +168,12 @@ impl RuleSpec {
             Flavour::Legacy => format!("grep -qsx filter /proc/net/{names} || exit {ALREADY_CLOSED}\n"),
         };
         let matches = self.iptables_matches();
+        // Opening never doubles a rule, so one is all there is. A deletion that fails has deleted nothing, or there was
+        // nothing: only a second look tells.
         format!(
-            "{guard}n=0\n\
-             while :; do\n\
-             \x20   said=$({program} -w 5 -C INPUT {matches} 2>&1)\n\
-             \x20   case $? in 0) ;; 1) break ;; *) echo $said; exit 1 ;; esac\n\
-             \x20   [ $n -lt {RULES_MAX} ] && {program} -w 5 -D INPUT {matches} || exit 1\n\
-             \x20   n=$((n+1))\n\
-             done\n\
-             [ $n -gt 0 ] || exit {ALREADY_CLOSED}\n\
-             exit 0"
+            "{guard}said=$({program} -w 5 -D INPUT {matches} 2>&1) && exit 0\n\
+             {program} -w 5 -C INPUT {matches} 2>/dev/null\n\
+             case $? in 1) exit {ALREADY_CLOSED} ;; *) echo $said; exit 1 ;; esac"
         )
     }
 

@@ -22,6 +22,7 @@ const REQUESTS: &[&str] = &[
     r#"{"id":10,"request":{"push":{"sha256":"ZEROS","size":9}}}"#,
     r#"{"id":11,"request":"status"}"#,
     r#"{"id":12,"request":{"outcome":{"component":"bios"}}}"#,
+    r#"{"id":13,"request":{"abandon":{"sha256":"ZEROS"}}}"#,
 ];
 
 /// Every reply and notice.
@@ -49,6 +50,9 @@ const ANSWERS: &[&str] = &[
 /// An inventory: all of it, and what an older or newer engine may leave out.
 const INVENTORY: &str = r#"{"reply":{"id":2,"reply":{"inventory":{"os":{"id":"debian","version":"12","name":"Debian","kernel":"6.1","arch":"x86_64","host":"n"},"dmi":{"vendor":"V","product":null,"sku":null,"serial":null,"board":null,"bios_vendor":null,"bios_version":"1","bios_date":null},"pci":[{"address":"0000:00:00.0","vendor":"8086","device":"1237","subsystem_vendor":"1af4","subsystem_device":"1100","class":"060000","driver":null}],"network":[{"name":"eth0","mac":"02:00:00:00:00:01","driver":"veth","driver_version":null,"firmware_version":null,"bus":null}],"disks":[{"name":"sda","kind":"scsi","model":null,"serial":null,"firmware_version":null,"bytes":512}],"unknown":[{"what":"dmi.serial","why":"permission denied"}]}}}}"#;
 
+/// The firmware of a machine; a machine that shows none of it says nothing.
+const MACHINE: &str = r#"{"reply":{"id":2,"reply":{"inventory":{"os":{"id":"debian","version":"12","name":"Debian","kernel":"6.1","arch":"x86_64","host":"n"},"dmi":{"vendor":null,"product":null,"sku":null,"serial":null,"board":null,"bios_vendor":null,"bios_version":null,"bios_date":null},"pci":[],"network":[],"disks":[],"storage":[{"name":"host0","driver":"smartpqi","bus":"0000:5c:00.0","model":null,"firmware_version":"5.00-0"}],"esrt":[{"guid":"ddc0ee61-e7f0-4e7d-acc5-c070a398838e","kind":1,"version":131089,"lowest_supported":null,"last_attempt_version":null,"last_attempt_status":0}],"microcode":"0x2006e05","bmc":{"firmware_version":"2.72","aux_version":null,"manufacturer":"0x00000b","product":null,"ipmi_version":"2.0"},"unknown":[]}}}}"#;
+
 const START: &str = r#"{"protocol":1,"deployment":"0190-a","certificate_pem":"c","key_pem":"k","ca_pem":"a","port":62286,"lease_s":300,"box_address":"fd00::1"}"#;
 const STARTED: &str = r#"{"pid":7,"start_time":8,"port":62286}"#;
 
@@ -66,6 +70,7 @@ fn every_message_has_the_bytes_it_always_had() {
     REQUESTS.iter().for_each(|text| same::<ToEngine>(text));
     ANSWERS.iter().for_each(|text| same::<FromEngine>(text));
     same::<FromEngine>(INVENTORY);
+    same::<FromEngine>(MACHINE);
     same::<StartConfig>(START);
     same::<Started>(STARTED);
 }

@@ -20,12 +20,16 @@ pub struct Inventory {
     /// NVMe, SCSI, SATA disks.
     pub disks: Vec<Disk>,
     /// Controllers of disks and of Fibre Channel that have firmware of their own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub storage: Vec<StorageController>,
     /// UEFI's table of firmware that capsules update.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub esrt: Vec<EsrtEntry>,
     /// Microcode revision of the first processor, as "0x2006e05".
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub microcode: Option<String>,
     /// The management controller, if the node's kernel talks to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub bmc: Option<Bmc>,
     /// What could not be read, and why.
     pub unknown: Vec<Unknown>,

@@ -95,6 +95,12 @@ pub enum Request {
         /// The component.
         component: ComponentId,
     },
+    /// End the transfer of one payload where it is; whoever asked for it is answered "cancelled". What has come stays, so
+    /// that it can be taken up again. Answered at once, also when nothing comes.
+    Abandon {
+        /// The payload.
+        sha256: Sha256,
+    },
 }
 
 /// Most pushed bytes on the way that are not acknowledged.

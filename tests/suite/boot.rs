@@ -3,6 +3,8 @@
 //!
 //! Needs root and `out/` as image/build writes it. All traffic stays in network namespaces made here.
 
+mod node;
+
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::net::UnixStream;

@@ -31,7 +31,8 @@ fn kept(lab: &Lab, k: usize) -> String {
 
 /// A path of the table with something in its parameters.
 fn filled(path: &str) -> String {
-    path.replace("{id}", "x").replace("{name}", "main.js")
+    let path = path.replace("{id}", "x").replace("{name}", "main.js");
+    path.replace("{node}", "fd00::1").replace("{component}", "y")
 }
 
 #[test]
@@ -379,7 +380,8 @@ fn a_cancel_waits_for_the_flash_and_no_secret_is_anywhere() {
     assert_eq!(nodes[lab.node_address(1)]["components"][0]["outcome"], "updated", "{ended}");
     assert_eq!(nodes[lab.node_address(2)]["result"], "cancelled", "{ended}");
     assert_eq!([kept(&lab, 1), kept(&lab, 2)], before);
-    assert_eq!(serve.post(&format!("{deployment}/cancel"), "").status, 202);
+    let over = serve.post(&format!("{deployment}/cancel"), "");
+    assert_eq!((over.status, over.detail()), (409, format!("deployment {} has ended", id(&deployment))));
 
     let mut all = look();
     for path in [&*deployment, "/api/v1/deployments", &format!("{deployment}/inventory")] {
@@ -439,4 +441,109 @@ fn a_killed_serve_goes_on_with_its_deployment_when_it_is_back() {
     assert!(!all.iter().any(|sent| sent.is("copy", "started") || sent.is("send", "started")), "{all:?}");
     assert_eq!(all.last().unwrap().data["exit"], 0, "{all:?}");
     assert_eq!(kept(&lab, 1), before);
+}
+
+#[test]
+fn a_node_and_a_component_are_cancelled_by_their_names_and_a_retry_takes_up_what_is_not_done() {
+    let lab = Lab::up(3);
+    let before = [kept(&lab, 1), kept(&lab, 2), kept(&lab, 3)];
+    lab.on_node(1, HOLD);
+    let serve = Serve::start(&lab);
+    let mut fleet = serve.fleet(&[1, 2, 3]);
+    fleet["options"] = serde_json::json!({"parallel": 1});
+    let deployment = serve.deploy(&fleet);
+    wait_for(&serve.watch(&format!("deployment={}", id(&deployment)), ""), "install", "started");
+
+    for (part, said) in [
+        ("/nodes/fd00::99", "has no node fd00::99 (write the node's address as the fleet does)"),
+        ("/components/nope", "has no component nope (there is carena-demo)"),
+        ("/components/a%20b", "there is no component"),
+        ("/nodes/fd00::99/components/carena-demo", "has no node fd00::99"),
+    ] {
+        let answer = serve.post(&format!("{deployment}{part}/cancel"), "");
+        assert_eq!(answer.status, 404, "{part}: {}", answer.body);
+        assert!(answer.detail().contains(said), "{part}: {}", answer.detail());
+    }
+    let early = serve.post(&format!("{deployment}/retry"), "");
+    assert_eq!((early.status, early.detail().contains("still runs")), (409, true), "{}", early.body);
+    // Twice is once, in any spelling: the one that waits never begins, the one that writes finishes.
+    let other_spelling = lab.node_address(2).replace("fd00:ca::", "FD00:CA:0:0::");
+    for node in [lab.node_address(2), other_spelling, lab.node_address(1)] {
+        assert_eq!(serve.post(&format!("{deployment}/nodes/{node}/cancel"), "").status, 202, "{node}");
+    }
+    let one = format!("{deployment}/nodes/{}/components/carena-demo/cancel", lab.node_address(3));
+    assert_eq!(serve.post(&one, "").status, 202);
+    lab.on_node(1, LET_GO);
+    let all = serve.all(&deployment, "");
+    let nodes = &all.last().unwrap().data["summary"]["nodes"];
+    let node = |k: usize| &nodes[lab.node_address(k)];
+    assert_eq!(node(1)["components"][0]["outcome"], "updated", "{nodes}");
+    assert_eq!(
+        (&node(2)["result"], &node(2)["error"]),
+        (&"skipped".into(), &"cancelled by the operator".into())
+    );
+    assert_eq!(node(3)["result"], "cancelled", "{nodes}");
+    for part in ["", "/nodes/fd00:ca::12", "/components/carena-demo"] {
+        let answer = serve.post(&format!("{deployment}{part}/cancel"), "");
+        assert_eq!((answer.status, answer.detail().contains("has ended")), (409, true), "{part}");
+    }
+
+    // The box has no password any more; what is wrong touches no node.
+    let retry = format!("{deployment}/retry");
+    let password = fleet["nodes"][0]["password"].clone();
+    for (body, status, said) in [
+        (serde_json::json!({}), 422, "no password and no key for user operator on node"),
+        (serde_json::json!({"credentials": {"password": 271828}}), 422, "text between quotes"),
+        (serde_json::json!({"passwords": {}}), 422, "unknown field"),
+        (serde_json::json!({"nodes": {"fd00::99": {"password": "x"}}}), 422, "not among those"),
+    ] {
+        let answer = serve.post(&retry, &body.to_string());
+        assert_eq!((answer.status, answer.detail().contains(said)), (status, true), "{}", answer.body);
+    }
+    assert_eq!(serve.post("/api/v1/deployments/nope/retry", "").status, 404);
+    let mut each = serde_json::json!({"credentials": {"password": password.clone()}});
+    each["nodes"][lab.node_address(3)] = serde_json::json!({"password": password});
+    let begun = serve.post(&retry, &each.to_string());
+    assert_eq!(begun.status, 201, "{}", begun.body);
+    let again = format!("/api/v1/deployments/{}", begun.json()["deployment"].as_str().unwrap());
+    assert!(begun.head.contains(&format!("location: {again}\r\n")), "{}", begun.head);
+    let ended = serve.all(&again, "");
+    let ended = &ended.last().unwrap().data;
+    let retried = ended["summary"]["nodes"].as_object().unwrap();
+    assert_eq!((&ended["exit"], &ended["summary"]["retry_of"]), (&0.into(), &id(&deployment).into()));
+    let expected: std::collections::BTreeSet<_> =
+        if node(1)["result"] == "done" { [2, 3].as_slice() } else { &[1, 2, 3] }
+            .iter()
+            .map(|k| lab.node_address(*k))
+            .collect();
+    assert_eq!(retried.keys().cloned().collect::<std::collections::BTreeSet<_>>(), expected);
+    let nothing = serve.post(&format!("{again}/retry"), "");
+    assert_eq!((nothing.status, nothing.detail().contains("no node of deployment")), (409, true));
+    assert_eq!([kept(&lab, 1), kept(&lab, 2), kept(&lab, 3)], before);
+}
+
+#[test]
+fn a_node_that_was_cancelled_stays_so_when_serve_is_killed_at_once() {
+    let lab = Lab::up(2);
+    let before = [kept(&lab, 1), kept(&lab, 2)];
+    (1..=2).for_each(|k| _ = lab.on_node(k, HOLD));
+    let mut serve = Serve::start(&lab);
+    let mut fleet = serve.fleet(&[1, 2]);
+    fleet["options"] = serde_json::json!({"reboot": "never"});
+    let deployment = serve.deploy(&fleet);
+    let events = serve.watch(&format!("deployment={}", id(&deployment)), "");
+    (1..=2).for_each(|_| _ = wait_for(&events, "install", "started"));
+    let node = lab.node_address(1);
+    assert_eq!(serve.post(&format!("{deployment}/nodes/{node}/cancel"), "").status, 202);
+    serve.signal(Signal::SIGKILL);
+    serve.wait();
+    let serve = Serve::start(&lab);
+    (1..=2).for_each(|k| _ = lab.on_node(k, LET_GO));
+    let all = serve.all(&deployment, "");
+    let nodes = &all.last().unwrap().data["summary"]["nodes"];
+    // Its flash was heard to its end; it is the node's last component, so nothing was left to be cancelled but the node.
+    assert_eq!(nodes[&node]["result"], "cancelled", "{nodes}");
+    assert_eq!(nodes[&node]["components"][0]["outcome"], "updated", "{nodes}");
+    assert_eq!(nodes[lab.node_address(2)]["result"], "done", "{nodes}");
+    assert_eq!([kept(&lab, 1), kept(&lab, 2)], before);
 }

@@ -171,6 +171,7 @@ impl Running {
     async fn join_port(&self, lab: &Lab) -> EngineClient {
         let address = format!("[{}]:{}", lab.node_address(2), self.started.port);
         let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
         let identity = self.authority.identity(&self.deployment, 60);
         EngineClient::join(Box::new(stream), "the test", &identity).await.unwrap().0
     }
@@ -191,7 +192,7 @@ fn in_hub<T: Send>(lab: &Lab, work: impl Future<Output = T> + Send) -> T {
     })
 }
 
-const LARGE: u64 = 256 * 1024 * 1024;
+const LARGE: u64 = 1024 * 1024 * 1024;
 
 /// A payload that is a program and then a hole, made on the spot.
 fn sparse(lab: &Lab, name: &str, program: &str) -> (PathBuf, Sha256) {
@@ -204,36 +205,87 @@ fn sparse(lab: &Lab, name: &str, program: &str) -> (PathBuf, Sha256) {
     (path, sha256)
 }
 
-/// Asks for the status every 20 ms until `stop`; the slowest answers.
-async fn ask_on(engine: &EngineClient, stop: &AtomicBool) -> Vec<Duration> {
+/// What a thread has waited for a processor since it began, by the kernel's own count (`/proc/PID/schedstat`).
+struct Waited(PathBuf);
+
+impl Waited {
+    /// The thread that asks; the runtime has no other.
+    fn this_thread() -> Self {
+        Self("/proc/thread-self/schedstat".into())
+    }
+
+    /// The engine's first thread, which is the one that answers, as this test's own namespace numbers it.
+    fn engine(lab: &Lab) -> Self {
+        let namespace = lab.on_node(2, "readlink /proc/self/ns/pid");
+        let is_it = |process: &Path| {
+            let engine =
+                std::fs::read_to_string(process.join("comm")).is_ok_and(|name| name == "carena-engine\n");
+            let its = std::fs::read_link(process.join("ns/pid"));
+            engine && its.is_ok_and(|its| its.as_os_str() == namespace.trim_end())
+        };
+        let mut processes = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
+        Self(processes.find(|process| is_it(process)).unwrap().join("schedstat"))
+    }
+
+    fn so_far(&self) -> Duration {
+        let counted = std::fs::read_to_string(&self.0).unwrap();
+        Duration::from_nanos(counted.split(' ').nth(1).unwrap().parse().unwrap())
+    }
+}
+
+/// How long an answer took: by the clock, and without the time in which the machine's other work kept the asking and
+/// the answering thread from a processor.
+#[derive(Clone, Copy)]
+struct Took {
+    clock: Duration,
+    own: Duration,
+}
+
+/// Asks for the status every 20 ms until `stop`.
+async fn ask_on(engine: &EngineClient, waited: &Waited, stop: &AtomicBool) -> Vec<Took> {
+    let here = Waited::this_thread();
+    let waits = || waited.so_far() + here.so_far();
     let mut took = Vec::new();
     while !stop.load(Ordering::Relaxed) {
-        let asked = Instant::now();
+        let (before, asked) = (waits(), Instant::now());
         let reply = engine.request(Request::Status).await.unwrap();
         assert!(matches!(reply, Reply::Status(_)), "{reply:?}");
-        took.push(asked.elapsed());
+        let clock = asked.elapsed();
+        took.push(Took { clock, own: clock.saturating_sub(waits() - before) });
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    took.sort();
     took
 }
 
-/// The work, asked about all the while: 99 of 100 answers within 100 ms.
-async fn answers_during<T>(what: &str, engine: &EngineClient, work: impl Future<Output = T>) -> T {
+/// The work, asked about all the while: every answer within 100 ms, 99 of 100 by the clock too.
+async fn answers_during<T>(
+    what: &str,
+    engine: &EngineClient,
+    waited: &Waited,
+    work: impl Future<Output = T>,
+) -> T {
     let stop = AtomicBool::new(false);
     let work = async {
         let result = work.await;
         stop.store(true, Ordering::Relaxed);
         result
     };
-    let (result, took) = tokio::join!(work, ask_on(engine, &stop));
-    let slowest = took[took.len() * 99 / 100];
+    let (result, took) = tokio::join!(work, ask_on(engine, waited, &stop));
+    let sorted = |of: fn(&Took) -> Duration| {
+        let mut sorted: Vec<_> = took.iter().map(of).collect();
+        sorted.sort();
+        sorted
+    };
+    let (clock, own) = (sorted(|took| took.clock), sorted(|took| took.own));
+    let (late, slowest) = (clock[took.len() * 99 / 100], own[took.len() - 1]);
     println!(
-        "{what}: {} answers, half within {:?}, 99 of 100 within {slowest:?}",
+        "{what}: {} answers, half within {:?}, 99 of 100 within {late:?}, all within {:?}; without waits for a processor {slowest:?}",
         took.len(),
-        took[took.len() / 2]
+        clock[took.len() / 2],
+        clock[took.len() - 1]
     );
     assert!(slowest < Duration::from_millis(100), "{what}: {slowest:?}");
+    assert!(late < Duration::from_millis(100), "{what}: {late:?}");
     result
 }
 
@@ -248,7 +300,7 @@ fn it_answers_at_any_moment_and_its_memory_does_not_grow_with_the_payload() {
     let lab = Lab::up(2);
     lab.on_node(
         2,
-        "ip6tables -I INPUT -p tcp --dport 62286 -j ACCEPT; mount -t tmpfs -o size=1g big /var/tmp",
+        "ip6tables -I INPUT -p tcp --dport 62286 -j ACCEPT; mount -t tmpfs -o size=1200m big /var/tmp",
     );
     let program = "#!/bin/sh\ni=0\nwhile [ $i -lt 30000 ]; do echo $i; i=$((i+1)); done\necho 1 > /var/lib/thing\nexit 0\n";
     let (pushed, pushed_sha) = sparse(&lab, "pushed", program);
@@ -263,16 +315,12 @@ fn it_answers_at_any_moment_and_its_memory_does_not_grow_with_the_payload() {
             ),
         );
         let pid: u32 = pid.trim().parse().unwrap();
+        let waited = Waited::engine(&lab);
         let engine = running.join_port(&lab).await;
 
         let mut payloads = Payloads::default();
         payloads.add_file(pushed_sha, pushed, LARGE);
         payloads.add_file(fetched_sha, fetched, LARGE);
-        let job = Push { sha256: pushed_sha, size: LARGE };
-        let pushing = push::push(&engine, job, |from| payloads.read(pushed_sha, from), |_| ());
-        let reply = answers_during("push", &engine, pushing).await.unwrap();
-        assert!(matches!(reply, Reply::Fetched { bytes: LARGE, resumes: 0 }), "{reply:?}");
-
         let registry = Registry::new();
         let listener = Listener::bind(63002, 8).unwrap();
         let fetch = Request::Fetch(Box::new(Fetch {
@@ -289,9 +337,16 @@ fn it_answers_at_any_moment_and_its_memory_does_not_grow_with_the_payload() {
             payloads.router(),
         );
         tokio::spawn(listener.serve(registry.clone(), std::future::pending()));
-        let reply = answers_during("fetch", &engine, engine.request(fetch)).await.unwrap();
+        let reply = answers_during("fetch", &engine, &waited, engine.request(fetch)).await.unwrap();
         assert!(matches!(reply, Reply::Fetched { bytes: LARGE, resumes: 0 }), "{reply:?}");
         drop(served);
+        // One of them fits, and the second is to be pushed.
+        lab.on_node(2, &format!("rm {}/{fetched_sha}", running.directory));
+
+        let job = Push { sha256: pushed_sha, size: LARGE };
+        let pushing = push::push(&engine, job, |from| payloads.read(pushed_sha, from), |_| ());
+        let reply = answers_during("push", &engine, &waited, pushing).await.unwrap();
+        assert!(matches!(reply, Reply::Fetched { bytes: LARGE, resumes: 0 }), "{reply:?}");
 
         let install = Request::Install(Install {
             component: "thing".parse().unwrap(),
@@ -299,11 +354,11 @@ fn it_answers_at_any_moment_and_its_memory_does_not_grow_with_the_payload() {
             command: vec!["/bin/sh".into(), "{payload}".into()],
             expected_s: 5,
         });
-        let reply = answers_during("install", &engine, engine.request(install)).await.unwrap();
+        let reply = answers_during("install", &engine, &waited, engine.request(install)).await.unwrap();
         assert!(matches!(&reply, Reply::Installed(installed) if installed.code == Some(0)), "{reply:?}");
 
         let kib = high_water_kib(&lab, pid);
-        println!("VmHWM {kib} KiB after 2 x 256 MiB");
+        println!("VmHWM {kib} KiB after 2 x 1 GiB");
         assert!(kib <= 16 * 1024, "{kib} KiB");
         engine.request(Request::Stop).await.unwrap();
         running.session.close().await;

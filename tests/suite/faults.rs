@@ -1,7 +1,7 @@
 //! Faults at any time: whatever happens, it ends in done or in a clear failure, the outcome is what the node has, and
 //! when everything is healed no trace is left.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -13,15 +13,19 @@ use crate::operator::{Run, Running, Thing, baseline, besides, deploy, is, run, s
 /// Two seconds, so that it can be met while it runs.
 const SLOW: &str = "i=0; while [ $i -lt 40 ]; do sleep 0.05; i=$((i+1)); done; echo 2.0 > /var/lib/thing\n";
 
-/// Deploys `SLOW` to node 1 and lets `fault` happen at the beginning of `step`; then sweeps and compares.
-fn with_fault_at(lab: &Lab, step: &str, fault: impl Fn(), heal: impl Fn(&Lab)) -> Run {
+/// A fleet of node 1 that gets `SLOW`.
+fn slow(lab: &Lab, lease_s: u32) -> PathBuf {
     let path = baseline(lab, "slow", &[Thing::new("thing", SLOW)]);
-    let fleet = lab.fleet(&[1], path.to_str().unwrap(), "lease_s = 10");
+    lab.fleet(&[1], path.to_str().unwrap(), &format!("lease_s = {lease_s}"))
+}
+
+/// Deploys to node 1 and lets `fault` happen at the beginning of `step`; then sweeps and compares.
+fn with_fault_at(lab: &Lab, fleet: &Path, step: &str, fault: impl Fn(&Running), heal: impl Fn(&Lab)) -> Run {
     let before = lab.snapshot(1);
     let mut met = false;
-    let done = Running::start(lab, &["deploy", fleet.to_str().unwrap(), "--json"]).watch(|_, event| {
+    let done = Running::start(lab, &["deploy", fleet.to_str().unwrap(), "--json"]).watch(|running, event| {
         if is(event, step, "started") && !std::mem::replace(&mut met, true) {
-            fault();
+            fault(running);
         }
     });
     assert!(met, "{step} was never begun: {}", done.all);
@@ -32,28 +36,79 @@ fn with_fault_at(lab: &Lab, step: &str, fault: impl Fn(), heal: impl Fn(&Lab)) -
     done
 }
 
-#[test]
-fn a_cable_pulled_for_a_second_changes_nothing() {
+/// Whose cable.
+#[derive(Debug, Clone, Copy)]
+enum Cable {
+    /// The box hears nothing of it: what it sends is lost.
+    Node,
+    /// The box's own system knows, and refuses at once to send.
+    Box,
+}
+
+impl Cable {
+    fn set(self, lab: &Lab, state: &str) {
+        match self {
+            Self::Node => lab.link(1, state),
+            Self::Box => lab.box_link(state),
+        }
+    }
+}
+
+/// Pulled for less than the lease, it changes nothing.
+fn pulled(cable: Cable, steps: &[&str], seconds: u64) {
     let lab = Lab::up(1);
-    for step in ["send", "install"] {
+    for step in steps {
         lab.on_node(1, "rm -f /var/lib/thing");
-        let pull = || {
-            lab.link(1, "down");
-            std::thread::sleep(Duration::from_secs(1));
-            lab.link(1, "up");
+        let pull = |_: &Running| {
+            cable.set(&lab, "down");
+            std::thread::sleep(Duration::from_secs(seconds));
+            cable.set(&lab, "up");
         };
-        let done = with_fault_at(&lab, step, pull, |_| ());
-        assert_eq!((done.exit, done.outcomes(&lab, 1)), (0, vec!["updated"]), "{step}: {}", done.all);
+        let done = with_fault_at(&lab, &slow(&lab, 60), step, pull, |_| ());
+        let told = (done.exit, done.outcomes(&lab, 1));
+        assert_eq!(told, (0, vec!["updated"]), "{cable:?} at {step}: {}", done.all);
     }
 }
 
 #[test]
-fn a_cable_pulled_for_longer_than_the_lease_is_a_clear_failure_and_leaves_nothing() {
+fn a_cable_pulled_for_a_second_changes_nothing() {
+    pulled(Cable::Node, &["send", "install"], 1);
+}
+
+#[test]
+fn the_boxs_own_cable_pulled_for_a_second_changes_nothing() {
+    pulled(Cable::Box, &["send", "install"], 1);
+}
+
+#[test]
+fn a_cable_pulled_for_half_a_minute_while_installing_changes_nothing() {
+    pulled(Cable::Node, &["install"], 30);
+}
+
+#[test]
+fn the_boxs_own_cable_pulled_for_half_a_minute_changes_nothing() {
+    pulled(Cable::Box, &["send", "install"], 30);
+}
+
+/// Pulled until everything has been given up.
+fn pulled_beyond_the_lease(cable: Cable, step: &str) {
     let lab = Lab::up(1);
-    let done = with_fault_at(&lab, "install", || lab.link(1, "down"), |lab| lab.link(1, "up"));
-    assert_eq!((done.exit, &done.node(&lab, 1)["result"]), (253, &"failed".into()), "{}", done.all);
-    assert!(!done.node(&lab, 1)["outstanding_traces"].as_array().unwrap().is_empty(), "{}", done.all);
-    assert!(done.node(&lab, 1)["error"].as_str().unwrap().starts_with(&lab.node_address(1)), "{}", done.all);
+    let done =
+        with_fault_at(&lab, &slow(&lab, 10), step, |_| cable.set(&lab, "down"), |lab| cable.set(lab, "up"));
+    let node = done.node(&lab, 1);
+    assert_eq!((done.exit, &node["result"]), (253, &"failed".into()), "{}", done.all);
+    assert!(!node["outstanding_traces"].as_array().unwrap().is_empty(), "{}", done.all);
+    assert!(node["error"].as_str().unwrap().starts_with(&lab.node_address(1)), "{}", done.all);
+}
+
+#[test]
+fn a_cable_pulled_for_longer_than_the_lease_is_a_clear_failure_and_leaves_nothing() {
+    pulled_beyond_the_lease(Cable::Node, "install");
+}
+
+#[test]
+fn the_boxs_own_cable_pulled_for_longer_than_the_lease_is_a_clear_failure_and_leaves_nothing() {
+    pulled_beyond_the_lease(Cable::Box, "send");
 }
 
 #[test]
@@ -61,18 +116,59 @@ fn a_node_that_restarts_by_itself_is_a_clear_failure_and_leaves_nothing() {
     let lab = Lab::up(1);
     // The restart makes the root's overlay look another way to the kernel; once before, it looks so from the start.
     lab.restart(1);
-    let restart = || _ = lab.on_node(1, "reboot");
-    let done = with_fault_at(&lab, "install", restart, |lab| lab.wait_for_node(1, Duration::from_secs(30)));
+    let restart = |_: &Running| _ = lab.on_node(1, "reboot");
+    let back = |lab: &Lab| lab.wait_for_node(1, Duration::from_secs(30));
+    let done = with_fault_at(&lab, &slow(&lab, 10), "install", restart, back);
     assert_eq!((done.exit, &done.node(&lab, 1)["result"]), (253, &"failed".into()), "{}", done.all);
 }
 
 #[test]
-fn an_ssh_server_that_dies_does_not_stop_what_runs() {
+fn ssh_sessions_that_die_do_not_stop_what_runs() {
     let lab = Lab::up(1);
     // Its sessions, not the server that is the node's first process.
-    let die = || _ = lab.on_node(1, "pkill -KILL -f ^sshd:.*@");
-    let done = with_fault_at(&lab, "install", die, |_| ());
+    let die = |_: &Running| _ = lab.on_node(1, "pkill -KILL -f ^sshd:.*@");
+    let done = with_fault_at(&lab, &slow(&lab, 10), "install", die, |_| ());
     assert_eq!((done.exit, done.outcomes(&lab, 1)), (0, vec!["updated"]), "{}", done.all);
+}
+
+/// A second server, which can die as a whole: the first is the node's first process.
+const SERVER: &str = "ip6tables -C INPUT -p tcp --dport 2222 -j ACCEPT 2>/dev/null ||
+    ip6tables -A INPUT -p tcp --dport 2222 -j ACCEPT
+    /usr/sbin/sshd -p 2222 -o PermitRootLogin=yes -o PasswordAuthentication=yes -o PidFile=/run/second.pid";
+
+#[test]
+fn an_ssh_server_that_dies_stops_no_installer_and_what_is_left_is_swept_when_it_is_back() {
+    let lab = Lab::up(1);
+    let dies_at = |step| {
+        lab.on_node(1, &format!("rm -f /var/lib/thing; {SERVER}"));
+        let die = |running: &Running| {
+            running.while_paused(|| {
+                lab.on_node(1, "kill -KILL $(cat /run/second.pid); pkill -KILL -f ^sshd:.*@");
+            });
+        };
+        let fleet = slow(&lab, 10);
+        let text = std::fs::read_to_string(&fleet).unwrap();
+        std::fs::write(&fleet, text.replace("[[node]]\n", "[[node]]\nport = 2222\n")).unwrap();
+        let done = with_fault_at(&lab, &fleet, step, die, |lab| _ = lab.on_node(1, SERVER));
+        assert_eq!(done.exit, 253, "{}", done.all);
+        done.node(&lab, 1).clone()
+    };
+    let early = dies_at("copy");
+    let error = early["error"].as_str().unwrap();
+    assert!(error.contains(": the SSH connection was lost"), "{early}");
+    assert_eq!((&early["result"], &early["components"][0]["outcome"]), (&"failed".into(), &"skipped".into()));
+    let traces = early["outstanding_traces"].to_string();
+    assert!(
+        traces.contains("engine files in") && traces.contains("port 2222 of fd00:ca::11 is closed"),
+        "{early}"
+    );
+
+    let late = dies_at("install");
+    assert_eq!((&late["result"], &late["components"][0]["outcome"]), (&"done".into(), &"updated".into()));
+    let traces = late["outstanding_traces"].to_string();
+    for trace in ["engine files in", "rule for port 62286"] {
+        assert!(traces.contains(trace), "{trace} in {late}");
+    }
 }
 
 /// Small, seeded, the same everywhere: splitmix64.
@@ -304,30 +400,63 @@ fn one_round(lab: &Lab, chance: &mut Chance, round: u64, nodes: &[usize], before
     assert_eq!(sweep(lab).exit, 3, "{told}");
 }
 
-/// All at once, with a payload that would show if the box held it in memory.
+/// How often every node is brought the payload.
+const ROUNDS: usize = 10;
+
+/// What the box's resident memory may grow by from the second round to the last, KiB.
+const GROWTH_KIB_MAX: u64 = 8 * 1024;
+
+/// All at once, with a payload that would show if the box held it in memory; ten times in one process. A node is
+/// another one to the box at another of its addresses, so each wave is a round.
 #[test]
-fn sixty_four_nodes_at_once_in_bounded_memory() {
+fn sixty_four_nodes_at_once_ten_times_in_bounded_memory() {
     let nodes: Vec<usize> = (1..=64).collect();
     let lab = Lab::up(nodes.len());
-    let mut thing = Thing::new("thing", "echo 2.0 > /var/lib/thing\nexit 0\n");
+    let at = |k: usize, round: usize| format!("fd00:ca::{:x}", 0x100 * round + 0x10 + k);
+    for k in &nodes {
+        let add = (1..ROUNDS).map(|round| format!("ip addr add {}/64 dev eth0 nodad;", at(*k, round)));
+        lab.on_node(*k, &add.collect::<String>());
+    }
+    let mut thing =
+        Thing::new("thing", "echo run >> /var/lib/thing-runs\necho 2.0 > /var/lib/thing\nexit 0\n");
     let mut chance = Chance(64);
     thing.payload.resize_with(32 * 1024 * 1024, || chance.next().to_le_bytes()[0]);
     let path = baseline(&lab, "large", &[thing]);
     let before: Vec<String> = nodes.iter().map(|k| lab.snapshot(*k)).collect();
-    let fleet = lab.fleet(&nodes, path.to_str().unwrap(), "");
-    let began = Instant::now();
-    let mut peak = 0;
+    let all: Vec<_> = (0..ROUNDS).flat_map(|round| nodes.iter().map(move |k| (*k, at(*k, round)))).collect();
+    let options =
+        format!("mode = \"rewrite\"\nparallel = {0}\nwaves = {1:?}", nodes.len(), [nodes.len(); ROUNDS]);
+    let fleet = lab.fleet_at("rounds.toml", &all, path.to_str().unwrap(), &options);
+    let mut began = Instant::now();
+    let (mut ended, mut memory) = (0, Vec::new());
     let done =
         Running::start(&lab, &["deploy", fleet.to_str().unwrap(), "--json"]).watch(|running, event| {
             if event["step"] == "result" {
-                peak = peak.max(running.memory_peak_kib());
+                ended += 1;
+                if ended % nodes.len() == 0 {
+                    let [now, peak] = running.memory_kib();
+                    println!(
+                        "round {}: {:?}, {now} KiB, at most {peak} KiB",
+                        memory.len() + 1,
+                        began.elapsed()
+                    );
+                    memory.push((now, peak));
+                    began = Instant::now();
+                }
             }
         });
-    println!("64 nodes, 32 MiB: {:?}, peak {} MiB", began.elapsed(), peak / 1024);
     assert_eq!(done.exit, 0, "{}", done.stderr);
+    assert_eq!(memory.len(), ROUNDS);
+    for (_, node) in done.summary["nodes"].as_object().unwrap() {
+        assert_eq!(node["components"][0]["outcome"], "updated", "{node}");
+        assert_eq!(node["outstanding_traces"], serde_json::json!([]));
+    }
+    let peak = memory.iter().map(|(_, peak)| *peak).max().unwrap();
     assert!(peak > 0 && peak < 128 * 1024, "{peak} KiB");
+    let (second, last) = (memory[1].0, memory[ROUNDS - 1].0);
+    assert!(last <= second + GROWTH_KIB_MAX, "from {second} KiB to {last} KiB");
     for k in &nodes {
-        assert_eq!(done.outcomes(&lab, *k), ["updated"]);
+        assert_eq!(lab.on_node(*k, "cat /var/lib/thing-runs"), "run\n".repeat(ROUNDS), "node {k}");
         assert_eq!(besides(&lab.snapshot(*k), &["thing"]), before[*k - 1], "node {k}");
     }
 }

@@ -180,6 +180,16 @@ fn one_component_is_cancelled_on_every_node_and_the_rest_is_done() {
 }
 
 #[test]
+fn a_component_that_is_cancelled_while_it_is_written_is_written_to_its_end() {
+    let lab = Lab::up(2);
+    let done = abort_at_install(&lab, 2, &["--node", &lab.node_address(2), "--component", "slow"]);
+    assert_eq!(done.exit, 0, "{}", done.all);
+    for k in [1, 2] {
+        assert_eq!(done.outcomes(&lab, k), ["updated", "updated"], "{}", done.all);
+    }
+}
+
+#[test]
 fn a_second_ctrl_c_says_what_is_waited_for_and_breaks_nothing() {
     let lab = Lab::up(2);
     let fleet = lab.fleet(&[1, 2], slow_then_quick(&lab).to_str().unwrap(), "");

@@ -85,6 +85,16 @@ impl Lab {
         assert!(set.success(), "link of node {k} {state}");
     }
 
+    /// Takes the box's own link down, or up; its addresses stay its own, as whoever configures them sees to.
+    pub fn box_link(&self, state: &str) {
+        let keep = "echo 1 >/proc/sys/net/ipv6/conf/br0/keep_addr_on_down";
+        let script = format!("{keep} && ip link set br0 {state}");
+        assert!(
+            self.hub_command("sh").args(["-c", &script]).status().unwrap().success(),
+            "link of the box {state}"
+        );
+    }
+
     /// Everything a deployment could leave: rules without counters, mounts, logged-in users, files in places one
     /// writes to, processes. What sshd and PAM write for any login is not listed.
     pub fn snapshot(&self, k: usize) -> String {
@@ -101,26 +111,38 @@ impl Lab {
         )
     }
 
-    /// A fleet file: nodes with odd numbers by password and sudo, even ones as root by key.
+    /// A fleet file of these nodes.
     pub fn fleet(&self, nodes: &[usize], baseline: &str, options: &str) -> PathBuf {
+        let nodes: Vec<_> = nodes.iter().map(|k| (*k, self.node_address(*k))).collect();
+        self.fleet_at("fleet.toml", &nodes, baseline, options)
+    }
+
+    /// The same under a name of its own, nodes at these addresses: by password and sudo where the number is odd, as
+    /// root by key where it is even.
+    pub fn fleet_at(&self, name: &str, nodes: &[(usize, String)], baseline: &str, options: &str) -> PathBuf {
         let mut text = format!("baseline = {baseline:?}\n[options]\n{options}\n");
-        for k in nodes {
+        for (k, address) in nodes {
             let login = if k % 2 == 1 {
                 "user = \"operator\"\npassword_file = \"op.secret\"\nprivilege = \"sudo\""
             } else {
                 "user = \"root\"\nkey_file = \"id_ed25519\""
             };
-            text.push_str(&format!("[[node]]\naddress = \"{}\"\n{login}\n", self.node_address(*k)));
+            text.push_str(&format!("[[node]]\naddress = \"{address}\"\n{login}\n"));
         }
-        let path = self.dir.join("fleet.toml");
+        let path = self.dir.join(name);
         std::fs::write(&path, text).unwrap();
         path
     }
 
     /// The command line, in the hub, with a state directory of the lab's.
     pub fn carena(&self, arguments: &[&str]) -> Command {
+        self.carena_in("state", arguments)
+    }
+
+    /// The same with another state directory: a box of its own.
+    pub fn carena_in(&self, state: &str, arguments: &[&str]) -> Command {
         let mut command = self.hub_command(env!("CARGO_BIN_EXE_carena"));
-        command.args(arguments).arg("--state").arg(self.dir.join("state"));
+        command.args(arguments).arg("--state").arg(self.dir.join(state));
         command
     }
 

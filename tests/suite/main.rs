@@ -23,6 +23,7 @@ mod payload;
 mod pid1;
 mod privilege;
 mod reboot;
+mod recovery;
 mod resume;
 mod secrets;
 mod serve;

@@ -81,7 +81,11 @@ pub struct Running {
 
 impl Running {
     pub fn start(lab: &Lab, arguments: &[&str]) -> Self {
-        let mut command = lab.carena(arguments);
+        Self::spawn(&mut lab.carena(arguments))
+    }
+
+    /// One that a test has prepared.
+    pub fn spawn(command: &mut Command) -> Self {
         let child =
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         Self { child }
@@ -114,16 +118,28 @@ impl Running {
         nix::unistd::Pid::from_raw(self.child.id().cast_signed())
     }
 
-    /// The most memory it has had resident, KiB; 0 when it has ended.
-    pub fn memory_peak_kib(&self) -> u64 {
+    /// Its resident memory, KiB: what it has now (`VmRSS`) and the most it has had (`VmHWM`). Zeros when it has ended.
+    pub fn memory_kib(&self) -> [u64; 2] {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();
-        peak.trim().trim_end_matches("kB").trim().parse().unwrap_or(0)
+        ["VmRSS:", "VmHWM:"].map(|name| {
+            let value = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+            value.trim().trim_end_matches("kB").trim().parse().unwrap_or(0)
+        })
     }
 
     pub fn signal(&self, signal: nix::sys::signal::Signal) {
         // One that has just ended cannot be signalled, and need not be.
         let _ = nix::sys::signal::kill(self.pid(), signal);
+    }
+
+    /// Does something while the process stands still.
+    pub fn while_paused(&self, work: impl FnOnce()) {
+        use nix::sys::signal::{Signal, kill};
+        self.signal(Signal::SIGSTOP);
+        work();
+        self.signal(Signal::SIGCONT);
+        // nsenter stops itself with its child.
+        let _ = kill(self.parent(), Signal::SIGCONT);
     }
 
     /// To the end; `each` may act on what happens.

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::deployment::{Run, apart_from_thing, baseline, baseline_of, deploy, deploy_watched};
 use crate::lab::Lab;
+use crate::operator::{self, Thing};
 
 /// The box's HTTPS ports and the engines', as the product tries them.
 const BACK: &str = "tcp dport 63002-63065";
@@ -129,6 +130,43 @@ fn without_leave_to_open_no_firewall_is_touched_and_one_session_without_forwardi
     assert_eq!([apart_from_thing(&lab, 1), apart_from_thing(&lab, 2)], before);
 }
 
+/// One byte of the payload flipped on its way in, by whatever path it comes: the engine refuses it before an installer
+/// sees it. Flipped back, it is installed.
+#[test]
+fn a_flipped_byte_is_refused_on_every_path_before_it_is_run() {
+    const PATHS: [(usize, &str); 3] = [(1, "direct"), (2, "push"), (3, "tunnel")];
+    let lab = Lab::up(PATHS.len());
+    let before = PATHS.map(|(k, _)| apart_from_thing(&lab, k));
+    cut(&lab, 2, "output", BACK, "reject");
+    cut(&lab, 3, "input", THERE, "reject");
+    let payload = large(&lab, 1);
+    let fleet = lab.fleet(&[1, 2, 3], payload.to_str().unwrap(), "");
+    let flip = || {
+        let mut bytes = std::fs::read(payload.join("payload")).unwrap();
+        bytes[700_000] ^= 1;
+        std::fs::write(payload.join("payload"), bytes).unwrap();
+    };
+    flip();
+    let refused = deploy(&lab, &fleet);
+    assert_eq!(refused.exit, 253, "{}", refused.all);
+    for (k, path) in PATHS {
+        let node = refused.node(&lab, k);
+        let component = &node["components"][0];
+        assert_eq!((&node["path"], &component["outcome"]), (&path.into(), &"failed".into()), "{node}");
+        assert!(component["why"].as_str().unwrap().contains("the payload is corrupt"), "{component}");
+        assert_eq!(lab.on_node(k, "ls /var/lib/thing 2>/dev/null"), "", "{path}");
+    }
+    flip();
+    let done = deploy(&lab, &fleet);
+    for (k, path) in PATHS {
+        assert_path(&done, &lab, k, path, "");
+        if k > 1 {
+            mend(&lab, k);
+        }
+        assert_eq!(apart_from_thing(&lab, k), before[k - 1], "{path}");
+    }
+}
+
 /// 12 MiB at 4 MiB a second, cut after the first of them.
 fn cut_in_the_middle(cuts: &[(&str, &str)], verdict: &str, path: &str, why: &str) {
     let lab = Lab::up(1);
@@ -214,4 +252,60 @@ fn a_cable_that_is_pulled_for_a_while_is_no_failure() {
     }
     assert_eq!(done.exit, 0);
     assert_eq!([apart_from_thing(&lab, 1), apart_from_thing(&lab, 2)], before);
+}
+
+/// Bytes that have gone to a node, by the counter of its cable.
+fn bytes_to(lab: &Lab, k: usize) -> u64 {
+    let output =
+        lab.hub_command("ip").args(["-json", "-stats", "link", "show", &format!("v{k}")]).output().unwrap();
+    let links: Value = serde_json::from_slice(&output.stdout).unwrap();
+    links[0]["stats64"]["tx"]["bytes"].as_u64().unwrap_or_else(|| panic!("{links}"))
+}
+
+/// 24 MiB at 2 MiB a second, cancelled on its way; the next component is brought all the same.
+fn a_cancelled_component_is_not_sent_any_more(path: &str) {
+    const MEBIBYTE: u64 = 1024 * 1024;
+    let lab = Lab::up(1);
+    let mut large = Thing::new("thing", "echo 2.0 > /var/lib/thing\nexit 0\n");
+    let mut state = 1_u64;
+    while (large.payload.len() as u64) < 24 * MEBIBYTE {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        large.payload.extend_from_slice(&state.to_le_bytes()[2..]);
+    }
+    let small = Thing::new("thing2", "echo 2.0 > /var/lib/thing2\n");
+    let baseline = operator::baseline(&lab, "two", &[large, small]);
+    if path == "push" {
+        cut(&lab, 1, "output", BACK, "reject");
+    }
+    let fleet = lab.fleet(&[1], baseline.to_str().unwrap(), "bandwidth_max = 2_097_152");
+    let mut aborted = None;
+    let done = deploy_watched(&lab, &fleet, |event| {
+        let on_its_way = event["bytes"]["done"].as_u64().is_some_and(|done| done > 0);
+        if on_its_way && aborted.is_none() {
+            let id = event["deployment"].as_str().unwrap();
+            let abort = operator::run(&mut lab.carena(&["abort", id, "--component", "thing"]));
+            assert_eq!(abort.exit, 0, "{}", abort.all);
+            aborted = Some((bytes_to(&lab, 1), std::time::Instant::now()));
+        }
+        None
+    });
+    let (bytes, since) = aborted.expect("the payload was never on its way");
+    let more = bytes_to(&lab, 1) - bytes;
+    assert_eq!(done.node(&lab, 1)["path"], path, "{}", done.all);
+    assert_eq!(done.outcomes(&lab, 1), ["skipped", "updated"], "{}", done.all);
+    assert_eq!(done.node(&lab, 1)["components"][0]["why"], "cancelled by the operator");
+    assert_eq!(done.node(&lab, 1)["result"], "cancelled");
+    // The rest would be 22 MiB: what was on its way and everything else of the cycle is far less.
+    assert!(more < 4 * MEBIBYTE, "{more} bytes after the cancel, in {:?}", since.elapsed());
+    assert_eq!(lab.on_node(1, "ls /var/lib/thing 2>/dev/null"), "");
+}
+
+#[test]
+fn a_component_that_is_cancelled_is_not_fetched_any_more() {
+    a_cancelled_component_is_not_sent_any_more("direct");
+}
+
+#[test]
+fn a_component_that_is_cancelled_is_not_pushed_any_more() {
+    a_cancelled_component_is_not_sent_any_more("push");
 }

@@ -4,8 +4,9 @@
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::deployment::{Run, baseline_of, deploy, deploy_watched};
+use crate::deployment::{Run, baseline_of, deploy, deploy_watched, run};
 use crate::lab::Lab;
+use crate::operator::{Thing, baseline, is};
 
 /// Counts its runs, and takes its time.
 const SLOW: &str =
@@ -118,4 +119,71 @@ fn another_fleet_takes_the_old_one_back_first_and_keys_are_in_no_database() {
             + "\n"
     };
     assert_eq!([left(1), left(2)], before);
+}
+
+/// Cancels a part at node 1's first sign of an installation, kills the command line as soon as that is acknowledged,
+/// and starts it again: it goes on, and has not forgotten.
+fn killed_after_a_cancel(options: &str, part: impl Fn(&Lab) -> Vec<String>) -> (Lab, Run) {
+    let lab = Lab::up(2);
+    let before = [apart_from_things(&lab, 1), apart_from_things(&lab, 2)];
+    let things = [
+        Thing::new("thing", &format!("{SLOW}\nexit 0\n")),
+        Thing::new("thing-two", "echo 2.0 > /var/lib/thing-two\n"),
+    ];
+    let path = baseline(&lab, "two", &things);
+    let fleet = lab.fleet(&[1, 2], path.to_str().unwrap(), options);
+    let mut met = false;
+    let killed = deploy_watched(&lab, &fleet, |event| {
+        let now = is(event, "install", "progress") && event["node"] == *lab.node_address(1);
+        if !now || std::mem::replace(&mut met, true) {
+            return None;
+        }
+        let mut abort = vec!["abort".to_owned(), event["deployment"].as_str().unwrap().to_owned()];
+        abort.extend(part(&lab));
+        let abort = run(&mut lab.carena(&abort.iter().map(String::as_str).collect::<Vec<_>>()));
+        assert_eq!(abort.exit, 0, "{}", abort.all);
+        Some(Signal::SIGKILL)
+    });
+    assert!(met, "never met: {}", killed.all);
+    let done = deploy(&lab, &fleet);
+    assert_eq!(done.exit, 253, "{}\n{}", killed.all, done.all);
+    assert_eq!(done.id(), killed.events[0]["deployment"].as_str().unwrap());
+    for k in [1, 2] {
+        let runs = lab.on_node(k, "cat /var/lib/thing-runs 2>/dev/null");
+        assert!(runs.lines().count() <= 1, "node {k}: {}", done.all);
+    }
+    assert_eq!([apart_from_things(&lab, 1), apart_from_things(&lab, 2)], before);
+    (lab, done)
+}
+
+#[test]
+fn a_cancelled_node_stays_cancelled_when_the_box_dies_and_its_flash_is_heard_to_its_end() {
+    let node = |lab: &Lab| vec!["--node".to_owned(), lab.node_address(1)];
+    let (lab, done) = killed_after_a_cancel("", node);
+    assert_eq!(done.node(&lab, 1)["result"], "cancelled", "{}", done.all);
+    assert_eq!(done.outcomes(&lab, 1), ["updated", "skipped"], "{}", done.all);
+    assert_eq!(done.node(&lab, 1)["components"][1]["why"], "cancelled by the operator");
+    assert_eq!(done.node(&lab, 2)["result"], "done", "{}", done.all);
+    assert_eq!(done.outcomes(&lab, 2), ["updated", "updated"], "{}", done.all);
+}
+
+#[test]
+fn a_node_that_was_cancelled_while_it_waited_never_begins_after_the_box_died() {
+    let node = |lab: &Lab| vec!["--node".to_owned(), lab.node_address(2)];
+    let (lab, done) = killed_after_a_cancel("parallel = 1", node);
+    assert_eq!(done.outcomes(&lab, 1), ["updated", "updated"], "{}", done.all);
+    assert_eq!(done.node(&lab, 2)["result"], "skipped");
+    assert_eq!(done.node(&lab, 2)["error"], "cancelled by the operator");
+    assert_eq!(lab.on_node(2, "ls /var/lib/thing 2>/dev/null"), "");
+}
+
+#[test]
+fn a_cancelled_component_stays_cancelled_when_the_box_dies() {
+    let component = |_: &Lab| vec!["--component".to_owned(), "thing-two".to_owned()];
+    let (lab, done) = killed_after_a_cancel("", component);
+    for k in [1, 2] {
+        assert_eq!(done.outcomes(&lab, k), ["updated", "skipped"], "{}", done.all);
+        assert_eq!(done.node(&lab, k)["result"], "cancelled");
+        assert_eq!(lab.on_node(k, "ls /var/lib/thing-two 2>/dev/null"), "");
+    }
 }

@@ -47,8 +47,8 @@ const RAW: &[(Pty, u32)] = &[
 
 /// What a command said.
 pub struct Output {
-    /// Standard output of the script itself.
-    pub stdout: String,
+    /// What the script itself said, on both streams.
+    pub said: String,
 }
 
 /// A script that has begun.
@@ -118,13 +118,11 @@ impl Session {
             ended = kept.insert(self.open_shell().await?).run(body, input).await.map_err(lost)?;
         }
         match ended {
-            Ended::With { code: 0, stdout, .. } => Ok(Output { stdout }),
-            Ended::With { code, stdout, stderr } => {
+            Ended::With { code: 0, said } => Ok(Output { said }),
+            Ended::With { code, said } => {
                 if let Some(shell) = kept.take() {
                     shell.end().await;
                 }
-                // A terminal makes one stream of both.
-                let said = if stderr.is_empty() { &stdout } else { &stderr };
                 let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
                 Err(AccessError::Script { what, code, stderr: lines.join("; ") })
             }

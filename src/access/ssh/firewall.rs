@@ -53,16 +53,22 @@ impl fmt::Display for Firewall {
     }
 }
 
-/// The script that tells what [`read`] understands. `$1` is the connection as the node sees it.
+/// The script that tells what [`read`] understands. `$1` is the connection as the node sees it. A program says what it works
+/// on by its name, or by being the same file as one whose name says it; only others are asked.
 pub fn script(from: IpAddr) -> String {
-    let (tables, names, family) = if from.is_ipv4() {
-        ("iptables", "ip_tables_names", "ip")
-    } else {
-        ("ip6tables", "ip6_tables_names", "ip6")
-    };
+    let (tables, names) =
+        if from.is_ipv4() { ("iptables", "ip_tables_names") } else { ("ip6tables", "ip6_tables_names") };
     format!(
-        r#"has() {{ command -v $1 >/dev/null; }}
-if has firewall-cmd && grep -qsx firewalld /proc/[0-9]*/comm; then
+        r#"has() {{
+    IFS=:
+    for place in $PATH; do [ ! -x $place/$1 ] || {{ found=$place/$1; unset IFS; return 0; }}; done
+    unset IFS found; return 1
+}}
+runs() {{
+    for comm in /proc/[0-9]*/comm; do read -r name < $comm && [ "$name" = $1 ] && return 0; done 2>/dev/null
+    return 1
+}}
+if has firewall-cmd && runs firewalld; then
     echo "firewalld $(firewall-cmd --get-default-zone)"
     firewall-cmd --get-active-zones | sed "s/^/zone /"
     set -- $1
@@ -70,23 +76,27 @@ if has firewall-cmd && grep -qsx firewalld /proc/[0-9]*/comm; then
     exit
 fi
 for tool in nft iptables ip6tables; do has $tool && echo "tool $tool"; done
-for program in {tables} {tables}-nft {tables}-legacy; do
-    has $program && echo "program $program $($program -V 2>/dev/null)"
-done
-if grep -qsx filter /proc/net/{names}; then
+has {tables}-nft && on_nft=$found && echo "program {tables}-nft nf_tables"
+has {tables}-legacy && echo "program {tables}-legacy legacy"
+if has {tables}; then
+    [ "$found" -ef "$on_nft" ] && version=nf_tables || version=$({tables} -V 2>/dev/null)
+    echo "program {tables} $version"
+    case $version in *nf_tables*) on_nft=$found ;; esac
+fi
+if [ -e /proc/net/{names} ] && grep -qsx filter /proc/net/{names}; then
     echo legacy
     for program in {tables}-legacy {tables}; do
-        has $program && ! $program -V | grep -q nf_tables && $program -w 5 -S && break
-    done | sed -n "s/^-P INPUT /policy /p; s/^-A \([^ ]*\) .*-[jg] \([^ ]*\).*/jump \1 \2/p" | sort -u
+        has $program && [ ! "$found" -ef "$on_nft" ] && $program -w 5 -S && break
+    done | sed -n "s/^-P INPUT /policy /p; s/^-A \([^ ]*\) .*-[jg] \([^ ]*\).*/jump  /p" | sort -u
 fi
 if has nft; then
     echo nft
-    for family in inet {family}; do nft -t list ruleset $family 2>/dev/null || nft list ruleset $family; done |
+    {{ nft -t list ruleset || nft list ruleset; }} 2>/dev/null |
         grep -E -e "^table|^.chain|flags dormant|^..type" -e "drop|reject|REJECT|jump|goto"
-else
-    for program in {tables}-nft {tables}; do
-        has $program && $program -V | grep -q nf_tables && echo iptables-nft && $program-save 2>/dev/null && break
-    done | sed -n "/^iptables-nft/p; /^\*/p; s/^:INPUT \([^ ]*\).*/policy \1/p; s/^-A \([^ ]*\) .*-[jg] \([^ ]*\).*/jump \1 \2/p"
+elif [ "$on_nft" ]; then
+    echo iptables-nft
+    $on_nft-save 2>/dev/null |
+        sed -n "/^\*/p; s/^:INPUT \([^ ]*\).*/policy /p; s/^-A \([^ ]*\) .*-[jg] \([^ ]*\).*/jump  /p"
 fi
 :"#
     )
@@ -121,7 +131,7 @@ pub fn read(said: &str, from: IpAddr, deployment: &DeploymentId) -> Option<Firew
         programs.of_flavour(Flavour::Legacy),
         Flavour::Legacy,
     ));
-    chains.extend(nft_chains(section(said, "nft"), &programs));
+    chains.extend(nft_chains(section(said, "nft"), from, &programs));
     let saved = section(said, "iptables-nft");
     chains.extend(iptables_chain(filter_table(saved), programs.of_flavour(Flavour::Nft), Flavour::Nft));
     chains.retain(|chain| chain.blocks > Blocks::No);
@@ -159,7 +169,10 @@ impl Programs {
             let flavour = if version.contains("nf_tables") { Flavour::Nft } else { Flavour::Legacy };
             Some((name.parse().ok()?, flavour))
         };
-        Self(said.lines().filter_map(program).collect())
+        let mut programs: Vec<_> = said.lines().filter_map(program).collect();
+        // The plain name is the shortest.
+        programs.sort_by_key(|(name, _): &(NodeName, Flavour)| name.as_str().len());
+        Self(programs)
     }
 
     /// The plain name comes first where it is the right one: that is what an administrator would type.
@@ -195,7 +208,7 @@ fn iptables_chain(lines: Vec<&str>, program: Option<&NodeName>, flavour: Flavour
 }
 
 /// Base chains of type filter at the input hook, from nft's own listing cut down to what matters.
-fn nft_chains(lines: Vec<&str>, programs: &Programs) -> Vec<Chain> {
+fn nft_chains(lines: Vec<&str>, from: IpAddr, programs: &Programs) -> Vec<Chain> {
     let mut found = Vec::new();
     let mut tables: Vec<Vec<&str>> = Vec::new();
     for line in lines {
@@ -205,18 +218,18 @@ fn nft_chains(lines: Vec<&str>, programs: &Programs) -> Vec<Chain> {
         }
     }
     for table in tables.iter().filter(|table| !table.iter().any(|line| line.contains("flags dormant"))) {
-        found.extend(nft_table(table, programs).unwrap_or_default());
+        found.extend(nft_table(table, from, programs).unwrap_or_default());
     }
     found
 }
 
-/// The chains of one table; none when it is not understood.
-fn nft_table(lines: &[&str], programs: &Programs) -> Option<Vec<Chain>> {
+/// The chains of one table; none when it does not see packets from there, or is not understood.
+fn nft_table(lines: &[&str], from: IpAddr, programs: &Programs) -> Option<Vec<Chain>> {
     let mut head = lines.first()?.split_whitespace().skip(1);
     let family = match head.next()? {
         "inet" => NftFamily::Inet,
-        "ip" => NftFamily::Ip,
-        "ip6" => NftFamily::Ip6,
+        "ip" if from.is_ipv4() => NftFamily::Ip,
+        "ip6" if from.is_ipv6() => NftFamily::Ip6,
         _ => return None,
     };
     let table: NodeName = head.next()?.parse().ok()?;
@@ -342,7 +355,13 @@ mod tests {
             "{nft}table ip6 filter {{\n\tchain INPUT {{\n\t\ttype filter hook input priority filter; policy drop;\n"
         );
         assert_eq!(choose(&two, "fd00::1"), "nft ip6 filter INPUT [\"nft inet a in\"]");
-        let with = format!("program ip6tables ip6tables v1.8.9 (nf_tables)\n{two}");
+        assert_eq!(
+            choose(&two, "192.0.2.1"),
+            "nft inet a in []",
+            "the other family's table sees nothing of it"
+        );
+        let with =
+            format!("program ip6tables-nft nf_tables\nprogram ip6tables ip6tables v1.8.9 (nf_tables)\n{two}");
         assert_eq!(choose(&with, "fd00::1"), "ip6tables [\"nft inet a in\"]");
     }
 

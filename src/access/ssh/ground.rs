@@ -13,23 +13,27 @@ use crate::wire::claim::Claim;
 /// and installers may not like it.
 const SKEW_MAX_S: u64 = 24 * 3600;
 
-/// The script that tells what [`Ground::read`] understands. `$1` is the connection as the node sees it.
-pub const LOOK: &str = r#"echo "uid $(id -u)"
-echo "system $(uname -rm)"
-echo "clock $(date +%s)"
-echo "connection $1"
-for tool in zstd gzip; do command -v $tool >/dev/null && echo "tool $tool"; done
+/// The script that tells what [`Ground::read`] understands. `$1` is the connection as the node sees it. One grep looks
+/// at whose rights these are, at the mounts of the places, and at the sockets for an engine's claim. A shell that pretends
+/// to be of another machine (`setarch`) is asked with a program that is told the same.
+pub const LOOK: &str = r#"tools=
+for tool in zstd gzip; do command -v $tool >/dev/null && tools="$tools $tool"; done
+{ read -r kernel < /proc/sys/kernel/osrelease && read -r how < /proc/self/personality && [ $how = 00000000 ] &&
+    read -r arch < /proc/sys/kernel/arch; } 2>/dev/null && system="$kernel $arch" || system=$(uname -rm)
+connection=$1 readonly=
 set --
 for place in /var/tmp /tmp /run /dev/shm; do
     [ -d $place ] || continue
-    if [ -w $place ]; then set -- "$@" $place; else echo "readonly $place"; fi
+    if [ -w $place ]; then set -- "$@" $place; else readonly="$readonly $place"; fi
 done
-while read -r device mount kind options rest; do
-    case ,$options, in *,noexec,*) echo "noexec $mount" ;; *) echo "exec $mount" ;; esac
-done < /proc/self/mounts
-grep -o "@carena-engine/.*" /proc/net/unix | while read -r claim; do echo "claim $claim"; done
-echo "places $*"
-[ $# -eq 0 ] || { echo blocks; df -Pk "$@"; echo inodes; df -Pi "$@" 2>/dev/null; }
+echo "connection $connection
+system $system
+clock $(date +%s)
+tools$tools
+readonly$readonly
+places $*"
+grep -shE "^Uid:|@carena-engine/|^[^ ]+ /((var/)?tmp|var|run|dev(/shm)?)? " /proc/self/status /proc/self/mounts /proc/net/unix
+[ $# -eq 0 ] || stat -fc "free %a %S %c %d" "$@" 2>/dev/null || { echo blocks; df -Pk "$@"; echo inodes; df -Pi "$@" 2>/dev/null; }
 :"#;
 
 /// What the node is, before anything is changed.
@@ -113,30 +117,26 @@ impl Ground {
     /// Understands what [`LOOK`] said; `now_s` is the box's clock in seconds since 1970.
     pub fn read(said: &str, now_s: i64) -> Option<Self> {
         let value = |key: &str| said.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
-        let all = |key: &'static str| {
-            said.lines().filter_map(move |line| line.strip_prefix(key)?.strip_prefix(' '))
-        };
+        let list = |key: &str| value(key).unwrap_or_default().split_whitespace();
         let box_address_text = value("connection")?.split(' ').next()?.to_owned();
         let box_address: IpAddr = box_address_text.split('%').next()?.parse().ok()?;
         let (kernel, arch) = value("system")?.split_once(' ')?;
-        let mounts: Vec<(&str, bool)> =
-            all("exec").map(|mount| (mount, true)).chain(all("noexec").map(|mount| (mount, false))).collect();
-        let paths: Vec<&str> = value("places")?.split_whitespace().collect();
-        let (blocks, inodes) = (df(said, "blocks"), df(said, "inodes"));
+        let mounts: Vec<(&str, bool)> = said.lines().filter_map(mount).collect();
+        let rooms = rooms(said);
         let mut unfit: Vec<String> =
-            all("readonly").map(|path| format!("{path} cannot be written")).collect();
+            list("readonly").map(|path| format!("{path} cannot be written")).collect();
         let mut places = Vec::new();
-        for (index, path) in paths.iter().enumerate() {
+        for (index, path) in list("places").enumerate() {
             if !runs_programs(path, &mounts) {
                 unfit.push(format!("{path} is mounted noexec"));
                 continue;
             }
-            let free_bytes = blocks.get(index)?.1 * 1024;
+            let room = rooms.get(index)?;
             // Some file systems make inodes as they go and say 0 of 0.
-            let free_files = inodes.get(index).filter(|(total, _)| *total > 0).map(|(_, free)| *free);
-            places.push(Place { path: (*path).to_owned(), free_bytes, free_files });
+            let free_files = room.files.filter(|(total, _)| *total > 0).map(|(_, free)| free);
+            places.push(Place { path: path.to_owned(), free_bytes: room.free_bytes, free_files });
         }
-        let has = |tool: &str| all("tool").any(|other| other == tool);
+        let has = |tool: &str| list("tools").any(|other| other == tool);
         let unpacker = match () {
             () if has("zstd") => Unpacker::Zstd,
             () if has("gzip") => Unpacker::Gzip,
@@ -150,7 +150,7 @@ impl Ground {
             places,
             unfit,
             unpacker,
-            claim: value("claim").and_then(Claim::parse),
+            claim: said.lines().find_map(|line| Claim::parse(line.split(' ').next_back()?)),
             clock_ahead_s: value("clock")?.trim().parse::<i64>().ok()? - now_s,
         })
     }
@@ -187,6 +187,48 @@ impl Ground {
     }
 }
 
+/// Whether the script ran with root's rights: the second number is the one that counts, proc(5).
+pub fn is_root(said: &str) -> bool {
+    let ids = said.lines().find_map(|line| line.strip_prefix("Uid:"));
+    ids.and_then(|ids| ids.split_whitespace().nth(1)) == Some("0")
+}
+
+/// A line of `/proc/self/mounts`: where, and whether programs may run there.
+fn mount(line: &str) -> Option<(&str, bool)> {
+    match line.split(' ').collect::<Vec<_>>().as_slice() {
+        [_, mount, _, options, "0", "0"] if mount.starts_with('/') => {
+            Some((mount, !options.split(',').any(|option| option == "noexec")))
+        }
+        _ => None,
+    }
+}
+
+/// What is free in one place.
+struct Room {
+    free_bytes: u64,
+    /// Inodes in all, and free.
+    files: Option<(u64, u64)>,
+}
+
+/// One for each place, by `stat`, or by `df` on a node whose `stat` knows no file systems.
+fn rooms(said: &str) -> Vec<Room> {
+    let by_stat = said.lines().filter_map(|line| {
+        let numbers = line.strip_prefix("free ")?.split(' ').map(|word| word.parse().ok());
+        match numbers.collect::<Option<Vec<u64>>>()?.as_slice() {
+            [blocks, block, files, free] => {
+                Some(Room { free_bytes: blocks.saturating_mul(*block), files: Some((*files, *free)) })
+            }
+            _ => None,
+        }
+    });
+    let inodes = df(said, "inodes");
+    let by_df = df(said, "blocks").into_iter().enumerate().map(|(index, (_, free))| Room {
+        free_bytes: free.saturating_mul(1024),
+        files: inodes.get(index).copied(),
+    });
+    by_stat.chain(by_df).collect()
+}
+
 /// Total and free of each line of `df`'s table after the line `name`; its columns are POSIX's.
 fn df(said: &str, name: &str) -> Vec<(u64, u64)> {
     let mut lines = said.lines().skip_while(|line| *line != name).skip(1);
@@ -214,15 +256,22 @@ fn runs_programs(path: &str, mounts: &[(&str, bool)]) -> bool {
 mod tests {
     use super::*;
 
-    const SAID: &str = "uid 0\nsystem 6.1.0 x86_64\nclock 1000\nconnection fe80::1%eth0 4000 fe80::2%eth0 22\n\
-        tool gzip\nreadonly /run\nnoexec /tmp\nexec /\n\
-        claim @carena-engine/1/0190-test/900/fd00::9\nplaces /var/tmp /tmp\n\
-        blocks\nFilesystem 1024-blocks Used Available Capacity Mounted on\n/dev/my disk 100 10 90 10% /\ntmpfs 50 0 50 0% /tmp\n\
+    const SAID: &str = "connection fe80::1%eth0 4000 fe80::2%eth0 22\nsystem 6.1.0 x86_64\nclock 1000\n\
+        tools gzip\nreadonly /run\nplaces /var/tmp /tmp\nUid:\t0\t0\t0\t0\n\
+        /dev/my\\040disk / ext4 rw,relatime 0 0\ntmpfs /tmp tmpfs rw,nosuid,noexec 0 0\n\
+        0000: 00000002 00000000 00010000 0001 01 11 @carena-engine/1/0190-test/900/fd00::9\n";
+    const STAT: &str = "free 90 1024 70 10\nfree 50 1024 9 8\n";
+    const DF: &str = "blocks\nFilesystem 1024-blocks Used Available Capacity Mounted on\n/dev/my disk 100 10 90 10% /\ntmpfs 50 0 50 0% /tmp\n\
         inodes\nFilesystem Inodes IUsed IFree IUse% Mounted on\n/dev/my disk 70 60 10 86% /\ntmpfs 9 1 8 0% /tmp\n";
+
+    fn ground(rooms: &str, now_s: i64) -> Option<Ground> {
+        Ground::read(&format!("{SAID}{rooms}"), now_s)
+    }
 
     #[test]
     fn a_node_is_understood_and_unfit_places_are_named() {
-        let ground = Ground::read(SAID, 1000).unwrap();
+        assert!(is_root(SAID) && !is_root("Uid:\t0\t1000\t0\t0\n"));
+        let ground = ground(STAT, 1000).unwrap();
         assert_eq!((ground.arch.as_str(), ground.kernel.as_str()), ("x86_64", "6.1.0"));
         assert_eq!(ground.box_address_text, "fe80::1%eth0");
         let place = Place { path: "/var/tmp".into(), free_bytes: 92_160, free_files: Some(10) };
@@ -235,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_refusal_says_what_is_needed_and_what_there_is() {
-        let ground = Ground::read(SAID, 1000).unwrap();
+        let ground = ground(DF, 1000).unwrap();
         assert_eq!(ground.place(90_000, 10).unwrap().path, "/var/tmp");
         let said = |bytes, files| ground.place(bytes, files).unwrap_err().to_string();
         assert!(
@@ -257,13 +306,14 @@ mod tests {
 
     #[test]
     fn inodes_that_are_not_counted_are_no_limit() {
-        let said = SAID.replace("70 60 10 86%", "0 0 0 -");
-        assert!(Ground::read(&said, 1000).unwrap().place(1, 1_000_000).is_ok());
+        for rooms in [STAT.replace("70 10", "0 0"), DF.replace("70 60 10 86%", "0 0 0 -")] {
+            assert!(ground(&rooms, 1000).unwrap().place(1, 1_000_000).is_ok());
+        }
     }
 
     #[test]
     fn a_clock_is_told_only_beyond_a_day() {
-        let warning = |now_s| Ground::read(SAID, now_s).unwrap().clock_warning();
+        let warning = |now_s| ground(STAT, now_s).unwrap().clock_warning();
         assert_eq!(warning(1000 + 86_400), None);
         assert!(warning(1000 + 90_001).unwrap().contains("25 h behind"));
         assert!(warning(1000 - 90_001).unwrap().contains("25 h ahead"));

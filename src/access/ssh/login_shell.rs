@@ -1,8 +1,8 @@
 //! How a script gets through whatever login shell a user has, and from there to root's rights.
 //!
 //! The login shell reads the command line: bash, dash, fish and tcsh each have their own idea of quotes, backslashes,
-//! exclamation marks and line ends. So a script travels as one line of letters, digits and `\0ooo`, in single quotes,
-//! which all of them hand on alike, and `/bin/sh` turns it back. No search path is relied on, and no password ever
+//! exclamation marks and line ends. So a script travels as one line, in single quotes, without any of those: they
+//! are `\0ooo` in it. All shells hand that on alike, and `/bin/sh` turns it back. No search path is relied on, and no password ever
 //! stands in a command line.
 
 use std::fmt::Write as _;
@@ -47,11 +47,14 @@ pub fn command(body: &str, by: &Become<'_>) -> String {
     format!("/bin/sh -c '{outer}' sh \"$SSH_CONNECTION\"")
 }
 
+/// What means itself in every shell's single quotes, and in the double quotes of `/bin/sh` inside them.
+const PLAIN: &[u8] = b" ./:=,@+_-()[]{};|&<>*#?~^%";
+
 /// Shell that evaluates `text`, without a single quote, an exclamation mark, a line end or a doubled backslash.
 fn decoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len() * 2);
     for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b" ./:=,@+_-".contains(&byte) {
+        if byte.is_ascii_alphanumeric() || PLAIN.contains(&byte) {
             encoded.push(char::from(byte));
         } else {
             // POSIX: %b knows \0 and up to three octal digits. Writing into a string does not fail.

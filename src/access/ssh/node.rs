@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::error::AccessError;
 use super::firewall::{self, Firewall};
-use super::ground::{Ground, LOOK};
+use super::ground::{self, Ground, LOOK};
 use super::{EngineImage, Session, script};
 use crate::access::undo::{Armed, EngineFiles, EngineProcess, EntryId, FirewallRule, Undo};
 use crate::wire::frame;
@@ -47,8 +47,8 @@ impl Session {
     /// # Errors
     /// [`AccessError`].
     pub async fn look(&mut self) -> Result<Ground, AccessError> {
-        let said = self.run("look", LOOK, &[], SHORT).await?.stdout;
-        if !said.lines().any(|line| line == "uid 0") {
+        let said = self.run("look", LOOK, &[], SHORT).await?.said;
+        if !ground::is_root(&said) {
             return Err(AccessError::NotRoot { user: self.user.clone() });
         }
         let now_s = crate::clock::now_s();
@@ -67,13 +67,8 @@ impl Session {
         image: &'static EngineImage,
     ) -> Result<Copied, AccessError> {
         let packed = image.packed(ground.unpacker);
-        let body = script::copy(
-            &armed.undo().directory,
-            deployment,
-            packed.len(),
-            ground.unpacker.command(),
-            image.unpacked_bytes(),
-        );
+        let directory = &armed.undo().directory;
+        let body = script::copy(directory, deployment, ground.unpacker, packed.len(), image.unpacked_bytes());
         self.run("copying the engine", &body, packed, COPY_MAX).await?;
         Ok(Copied { bytes: packed.len() as u64 })
     }
@@ -93,7 +88,7 @@ impl Session {
             frame::encode(config).map_err(|error| not_understood(what, &error.to_string()))?,
         );
         let said = match self.run(what, &script::start(directory), &input, SHORT).await {
-            Ok(output) => output.stdout,
+            Ok(output) => output.said,
             Err(AccessError::Script { code: script::EXEC_DENIED, stderr, .. }) => {
                 return Err(AccessError::ExecDenied { directory: directory.clone(), said: stderr });
             }
@@ -114,7 +109,7 @@ impl Session {
         deployment: &DeploymentId,
     ) -> Result<Firewall, AccessError> {
         let what = "looking at the firewall";
-        let said = self.run(what, &firewall::script(from), &[], SHORT).await?.stdout;
+        let said = self.run(what, &firewall::script(from), &[], SHORT).await?.said;
         firewall::read(&said, from, deployment).ok_or_else(|| not_understood(what, &said))
     }
 
@@ -143,7 +138,7 @@ impl Session {
         deployment: &DeploymentId,
         undos: &[(EntryId, Undo)],
     ) -> Result<Vec<(EntryId, Result<Undone, String>)>, AccessError> {
-        let said = self.run("taking back", &script::undo(deployment, undos), &[], UNDO_MAX).await?.stdout;
+        let said = self.run("taking back", &script::undo(deployment, undos), &[], UNDO_MAX).await?.said;
         Ok(said.lines().filter_map(undone).collect())
     }
 }

@@ -31,7 +31,7 @@ impl Session {
     /// [`AccessError`].
     pub async fn boot_id(&mut self) -> Result<String, AccessError> {
         let what = "asking for the boot id";
-        let said = self.run(what, BOOT_ID, &[], SHORT).await?.stdout;
+        let said = self.run(what, BOOT_ID, &[], SHORT).await?.said;
         match said.trim() {
             "" => Err(AccessError::Answer { what, seen: said }),
             id => Ok(id.to_owned()),

@@ -3,20 +3,33 @@
 //! Every value put into a script is an id, a path made of ids, a number or an address: none needs quoting. Each undo
 //! checks identity first and takes "already gone" as success; none follows a link out of the engine's directory.
 
+use crate::access::engine_image::Unpacker;
 use crate::access::undo::{EngineFiles, EngineProcess, FirewallRule, Undo};
 use crate::paths::{ENGINE_BUSY_FILE, ENGINE_MARKER_FILE, ENGINE_PID_FILE, ENGINE_PROGRAM, ENGINE_RULE_FILE};
 use crate::wire::id::DeploymentId;
 use crate::wire::root_shell;
 
 /// Makes the engine's directory, its marker first, and unpacks the program into it.
-pub fn copy(directory: &str, deployment: &DeploymentId, bytes: usize, unpack: &str, unpacked: u64) -> String {
+pub fn copy(
+    directory: &str,
+    deployment: &DeploymentId,
+    unpacker: Unpacker,
+    bytes: usize,
+    unpacked: u64,
+) -> String {
+    let program = format!("{directory}/{ENGINE_PROGRAM}");
+    let unpack = match unpacker.command() {
+        Some(command) => format!("head -c {bytes} | {command} > {program} || exit 33"),
+        // Nothing but its size tells that all of it is there.
+        None => format!(
+            "head -c {bytes} > {program} || exit 33\n\
+             [ $(wc -c < {program}) -eq {unpacked} ] || {{ echo the engine arrived incomplete; exit 34; }}"
+        ),
+    };
     format!(
         "mkdir {directory} || exit 31\n\
          printf %s {deployment} > {directory}/{ENGINE_MARKER_FILE} || exit 32\n\
-         {}\n\
-         head -c {bytes} | {unpack} > {directory}/{ENGINE_PROGRAM} || exit 33\n\
-         [ $(wc -c < {directory}/{ENGINE_PROGRAM}) -eq {unpacked} ] || {{ echo the engine arrived incomplete >&2; exit 34; }}\n\
-         chmod 700 {directory}/{ENGINE_PROGRAM}",
+         {}\n{unpack}\nchmod 700 {program}",
         root_shell::note_script(directory)
     )
 }
@@ -31,7 +44,7 @@ pub fn start(directory: &str) -> String {
 code=$?
 if [ $code -eq {EXEC_DENIED} ]; then
     set -- $(cat /sys/kernel/security/lsm 2>/dev/null) $(grep -hsx fapolicyd /proc/[0-9]*/comm)
-    [ $# -eq 0 ] || echo "the node has $*" >&2
+    [ $# -eq 0 ] || echo "the node has $*"
 fi
 exit $code"#
     )
@@ -49,15 +62,12 @@ pub fn open(rule: &FirewallRule, directory: &str, noted: &str) -> String {
 
 /// Takes everything back in the given order; one line `undo NUMBER done|gone|failed WHY` for each.
 pub fn undo(deployment: &DeploymentId, undos: &[(i64, Undo)]) -> String {
-    let mut script = String::new();
+    let mut script = helpers();
     // Should this visit be cut off as well, the next one finds its shell.
-    for files in undos.iter().filter_map(|(_, undo)| as_files(undo)) {
+    for directory in undos.iter().filter_map(|(_, undo)| as_files(undo)).map(|files| &files.directory) {
         script.push_str(&format!(
-            "{}\nif mine; then owner=; {{ read -r owner < {}/{ENGINE_MARKER_FILE}; }} 2>/dev/null; \
-             [ \"$owner\" != {deployment} ] || {{ {}; }}; fi\n",
-            mine(&files.directory),
-            files.directory,
-            root_shell::note_script(&files.directory)
+            "if mine {directory}; then\nowner {directory}\n[ \"$owner\" != {deployment} ] || {{ {}; }}\nfi\n",
+            root_shell::note_script(directory)
         ));
     }
     for (entry, undo) in undos {
@@ -78,38 +88,38 @@ fn as_files(undo: &Undo) -> Option<&EngineFiles> {
     }
 }
 
-/// Shell that defines `mine`: whether the directory is one that root made. Anybody may make one of its name where it
-/// once was, and must not get root to read, write or end anything by what he puts there. `-O` is not POSIX, but every
-/// shell that is a `/bin/sh` has it.
-fn mine(directory: &str) -> String {
-    format!("mine() {{ [ -d {directory} ] && [ ! -h {directory} ] && [ -O {directory} ]; }}")
-}
-
-/// Shell that defines `lives FILE`: whether the process lives whose id and start time stand in the file.
-const LIVES: &str = r#"lives() {
+/// `mine DIR`: whether the directory is one that root made. Anybody may make one of its name where it once was, and must
+/// not get root to read, write or end anything by what he puts there. `-O` is not POSIX, but every shell that is a
+/// `/bin/sh` has it.
+///
+/// `owner DIR`: whose the directory is, by its marker, which has no line end.
+///
+/// `lives FILE`: whether the process lives whose id and start time stand in the file; `pid` is its id.
+///
+/// `installing DIR`: whether an installer runs. It is the process that the engine has noted; until that is noted, the
+/// engine's word.
+fn helpers() -> String {
+    format!(
+        r#"mine() {{ [ -d $1 ] && [ ! -h $1 ] && [ -O $1 ]; }}
+owner() {{ owner=; {{ read -r owner < $1/{ENGINE_MARKER_FILE}; }} 2>/dev/null; }}
+lives() {{
     read -r pid began < $1 2>/dev/null || return 1
     read -r stat < /proc/$pid/stat 2>/dev/null || return 1
-    set -- ${stat##*) }
+    set -- ${{stat##*) }}
     [ "$1" != Z ] && shift 19 2>/dev/null && [ "$1" = "$began" ]
-}"#;
-
-/// Shell that defines `installing`: whether an installer runs. It is the process that the engine has noted; until that
-/// is noted, the engine's word.
-fn installing(directory: &str) -> String {
-    format!(
-        "{LIVES}\ninstalling() {{ [ -e {directory}/{ENGINE_BUSY_FILE} ] || return 1; \
-         if [ -s {directory}/{ENGINE_BUSY_FILE} ]; then lives {directory}/{ENGINE_BUSY_FILE}; \
-         else lives {directory}/{ENGINE_PID_FILE}; fi; }}"
+}}
+installing() {{
+    [ -e $1/{ENGINE_BUSY_FILE} ] || return 1
+    if [ -s $1/{ENGINE_BUSY_FILE} ]; then lives $1/{ENGINE_BUSY_FILE}; else lives $1/{ENGINE_PID_FILE}; fi
+}}
+"#
     )
 }
 
 /// Exit 3: already gone. The engine is asked to end; it is killed only when no installation runs.
 fn stop(EngineProcess { directory }: &EngineProcess) -> String {
     format!(
-        r#"{}
-{}
-alive() {{ lives {directory}/{ENGINE_PID_FILE}; }}
-mine || exit 3
+        r#"alive() {{ lives {directory}/{ENGINE_PID_FILE}; }}
 until_gone() {{
     n=0
     while alive; do
@@ -117,25 +127,21 @@ until_gone() {{
         n=$((n+1)); sleep 0.05
     done
 }}
-alive || exit 3
+mine {directory} && alive || exit 3
 kill -TERM $pid
 until_gone 100 && exit 0
-! installing || {{ echo an installation is still running; exit 1; }}
+! installing {directory} || {{ echo an installation is still running; exit 1; }}
 alive && kill -KILL $pid
-until_gone 100 || {{ echo process $pid does not end; exit 1; }}"#,
-        mine(directory),
-        installing(directory)
+until_gone 100 || {{ echo process $pid does not end; exit 1; }}"#
     )
 }
 
 /// The files stay as long as an installation runs, whose payload they hold: also one whose engine is gone.
 fn remove(EngineFiles { directory }: &EngineFiles, deployment: &DeploymentId) -> String {
     format!(
-        r#"{}
-{}
-mine || exit 3
-! installing || {{ echo an installation is still running; exit 1; }}
-owner=$(cat {directory}/{ENGINE_MARKER_FILE} 2>/dev/null)
+        r#"mine {directory} || exit 3
+! installing {directory} || {{ echo an installation is still running; exit 1; }}
+owner {directory}
 if [ "$owner" != {deployment} ]; then
     # On a full disk, or cut off, the marker is the beginning of what it should be, and alone.
     case {deployment} in
@@ -146,8 +152,6 @@ if [ "$owner" != {deployment} ]; then
 fi
 {}
 rm -rf {directory}"#,
-        mine(directory),
-        installing(directory),
         root_shell::end_script(directory)
     )
 }

@@ -2,36 +2,53 @@
 //! a cycle. None waits on the node in between, while the engine works.
 //!
 //! Each command by itself would cost the node a channel, a login shell, sudo with its PAM modules and a shell, several
-//! milliseconds of CPU each. So one loop runs there, reads a script as one line, runs it in a subshell, and says how it
-//! ended. A script that fails ends the loop too: what it did not read of its input must never be taken for a script.
+//! milliseconds of CPU each. So one loop runs there, reads a script, runs it in a subshell, and says how it ended. A
+//! script that fails ends the loop too: what it did not read of its input must never be taken for a script.
+
+use std::time::Duration;
 
 use russh::client::Msg;
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
 
-/// The loop. `TMOUT` would end a read in some shells.
+/// The loop. A script is its number of lines, then the lines: nothing of it runs before all of it is there. Both
+/// streams are one, as on a terminal. `TMOUT` would end a read in some shells.
 pub const LOOP: &str = r#"unset TMOUT
-[ -t 2 ] && streams=1 || streams=2
+exec 2>&1
 while IFS= read -r line; do
-    case $line in carena-script\ *) ;; *) exit 0 ;; esac
-    echo carena-begun
-    ( eval "$(printf %b "${line#carena-script }")" )
-    code=$?
-    [ $streams -eq 1 ] || echo carena-ended >&2
-    printf "\ncarena-ended $code $streams\n"
-    [ $code -eq 0 ] || exit 0
+case $line in carena-script\ *) ;; *) exit 0 ;; esac
+lines=${line#* }
+script=
+while [ $lines -gt 0 ] && IFS= read -r line; do
+script="$script$line
+"
+lines=$((lines-1))
+done
+[ $lines -eq 0 ] || exit 0
+echo carena-begun
+( eval "$script" )
+code=$?
+printf "\ncarena-ended $code\n"
+[ $code -eq 0 ] || exit 0
 done"#;
 
 const BEGUN: &str = "carena-begun\n";
 
-/// At the start of a line, before the exit code and the number of streams; alone on a line on the second stream.
-const ENDED: &str = "carena-ended";
+/// At the start of a line, before the exit code.
+const ENDED: &str = "carena-ended ";
 
-/// Most bytes kept of a script's output and of its errors.
+/// Most bytes kept of a script's output.
 const OUTPUT_BYTES_MAX: usize = 1024 * 1024;
 
 /// Bytes of a packet, the most that OpenSSH takes. For each packet that arrives sshd copies what its program has not read
 /// yet: an engine in few large packets costs the node 18 ms of CPU less than in many small ones.
 const PACKET_BYTES: usize = 32 * 1024;
+
+/// Packets that are sent before the node has to say that its program reads them. One more than those after which OpenSSH
+/// says so (its `channel_check_window`), and a bound for what waits in this process for each node.
+const PACKETS_AHEAD: usize = 4;
+
+/// A server that says so only later still gets the next ones after this: 4 MB/s.
+const AHEAD_MAX: Duration = Duration::from_millis(30);
 
 /// The loop is there, and waits.
 pub struct RootShell {
@@ -50,17 +67,9 @@ pub enum Ended {
     With {
         /// Its exit code.
         code: i64,
-        /// Standard output.
-        stdout: String,
-        /// Standard error; on a terminal that is in `stdout`.
-        stderr: String,
+        /// What it said, on both streams.
+        said: String,
     },
-}
-
-#[derive(Default)]
-struct Heard {
-    stdout: Vec<u8>,
-    stderr: Vec<u8>,
 }
 
 impl RootShell {
@@ -69,18 +78,25 @@ impl RootShell {
         Self { reader, writer }
     }
 
-    /// Runs `body`, and sends `input` once it runs: the script must know how much it reads.
+    /// Runs `body` and sends `input` for it: the script must know how much it reads.
     ///
     /// # Errors
     /// Those of sending; the shell is then of no use any more.
     pub async fn run(&mut self, body: &str, input: &[u8]) -> Result<Ended, russh::Error> {
-        let mut heard = Heard::default();
+        let mut heard = Vec::new();
         // A channel that is gone refuses; what it had to say is read below.
-        let _ = self.writer.data_bytes(line(body).into_bytes()).await;
+        let _ = self.writer.data_bytes(framed(body).into_bytes()).await;
         let writer = &self.writer;
+        let (room, mut taken) = tokio::sync::mpsc::channel(1);
         let feed = async {
-            for packet in input.chunks(PACKET_BYTES) {
+            for (sent, packet) in input.chunks(PACKET_BYTES).enumerate() {
+                if sent > 0 && sent % PACKETS_AHEAD == 0 {
+                    // Late is no harm: the window is what holds the sender back in the end.
+                    let _ = tokio::time::timeout(AHEAD_MAX, taken.recv()).await;
+                }
                 writer.data_bytes(packet.to_vec()).await?;
+                // The connection's task sends this one before the next is made.
+                tokio::task::yield_now().await;
             }
             Ok::<_, russh::Error>(())
         };
@@ -89,20 +105,24 @@ impl RootShell {
         loop {
             let message = tokio::select! {
                 message = self.reader.wait() => message,
-                sent = &mut feed, if heard.begun() && !fed => {
+                sent = &mut feed, if begun(&heard) && !fed => {
                     sent?;
                     fed = true;
                     continue;
                 }
             };
             match message {
-                None if heard.begun() => return Ok(Ended::Lost),
+                None if begun(&heard) => return Ok(Ended::Lost),
                 None => return Ok(Ended::NeverBegun),
-                Some(ChannelMsg::Data { data }) => keep(&mut heard.stdout, &data),
-                Some(ChannelMsg::ExtendedData { data, .. }) => keep(&mut heard.stderr, &data),
+                Some(ChannelMsg::Data { data } | ChannelMsg::ExtendedData { data, .. }) => {
+                    keep(&mut heard, &data);
+                }
+                Some(ChannelMsg::WindowAdjusted { .. }) => {
+                    let _ = room.try_send(());
+                }
                 Some(_) => {}
             }
-            if let Some(ended) = heard.ended() {
+            if let Some(ended) = ended(&heard) {
                 return Ok(ended);
             }
         }
@@ -121,30 +141,23 @@ impl RootShell {
     }
 }
 
-impl Heard {
-    fn begun(&self) -> bool {
-        self.stdout.starts_with(BEGUN.as_bytes())
-    }
-
-    /// The last line says how it ended; the second stream, where there is one, must have come to its end too.
-    fn ended(&self) -> Option<Ended> {
-        let text = self.stdout.strip_suffix(b"\n")?;
-        let start = text.iter().rposition(|byte| *byte == b'\n')?;
-        let last = std::str::from_utf8(text.get(start + 1..)?).ok()?;
-        let (code, streams) = last.strip_prefix(ENDED)?.strip_prefix(' ')?.split_once(' ')?;
-        let code = code.parse().ok()?;
-        let mut stderr = String::from_utf8_lossy(&self.stderr).into_owned();
-        if streams == "2" {
-            stderr.truncate(stderr.strip_suffix(&format!("{ENDED}\n"))?.len());
-        }
-        let stdout = String::from_utf8_lossy(text.get(BEGUN.len()..start)?).into_owned();
-        Some(Ended::With { code, stdout, stderr })
-    }
+fn begun(heard: &[u8]) -> bool {
+    heard.starts_with(BEGUN.as_bytes())
 }
 
-/// A script as one line, for `printf %b`.
-fn line(body: &str) -> String {
-    format!("carena-script {}\n", body.replace('\\', "\\\\").replace('\n', "\\n"))
+/// The last line says how it ended.
+fn ended(heard: &[u8]) -> Option<Ended> {
+    let text = heard.strip_suffix(b"\n")?;
+    let start = text.iter().rposition(|byte| *byte == b'\n')?;
+    let code = std::str::from_utf8(text.get(start + 1..)?).ok()?.strip_prefix(ENDED)?.parse().ok()?;
+    let said = String::from_utf8_lossy(text.get(BEGUN.len()..start)?).into_owned();
+    Some(Ended::With { code, said })
+}
+
+/// A script as the loop reads it. Indentation is for people: the node's shell reads byte by byte.
+fn framed(body: &str) -> String {
+    let lines: Vec<&str> = body.lines().map(str::trim_start).collect();
+    format!("carena-script {}\n{}\n", lines.len(), lines.join("\n"))
 }
 
 fn keep(kept: &mut Vec<u8>, data: &[u8]) {
@@ -158,27 +171,25 @@ mod tests {
     use std::io::Write as _;
     use std::process::{Command, Stdio};
 
-    /// Feeds the loop in a real shell; returns both streams.
-    fn through(shell: &str, input: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    /// Feeds the loop in a real shell; returns what it says.
+    fn through(shell: &str, input: &[u8]) -> Vec<u8> {
         let mut command = Command::new(shell);
         command.args(["-c", LOOP, "sh", "::1 1 ::2 22"]);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         #[expect(clippy::disallowed_methods, reason = "the shells are what is tested")]
         let mut child = command.spawn().unwrap();
         // A loop that has ended does not read on.
         let _ = child.stdin.take().unwrap().write_all(input);
-        let done = child.wait_with_output().unwrap();
-        (done.stdout, done.stderr)
+        child.wait_with_output().unwrap().stdout
     }
 
     #[test]
     fn a_script_runs_as_it_is_written_and_its_end_is_told() {
-        let body = "echo \"$1\"; printf '%s|' 'a\\\\b' \"tab\there\" '\\n'\necho oh >&2; printf cut";
+        let body = "echo \"$1\"; printf '%s|' 'a\\\\b' \"tab\there\" '\\n'\n    echo oh >&2\nprintf cut";
         for shell in ["dash", "bash"] {
-            let (stdout, stderr) = through(shell, line(body).as_bytes());
-            let ended = Heard { stdout, stderr }.ended().unwrap();
-            let stdout = "::1 1 ::2 22\na\\\\b|tab\there|\\n|cut".to_owned();
-            assert_eq!(ended, Ended::With { code: 0, stdout, stderr: "oh\n".into() }, "{shell}");
+            let said = "::1 1 ::2 22\na\\\\b|tab\there|\\n|oh\ncut".to_owned();
+            let heard = through(shell, framed(body).as_bytes());
+            assert_eq!(ended(&heard).unwrap(), Ended::With { code: 0, said }, "{shell}");
         }
     }
 
@@ -186,13 +197,25 @@ mod tests {
     fn what_a_failed_script_did_not_read_is_never_run() {
         let made = tempfile::tempdir().unwrap();
         let trap = made.path().join("made");
-        let garbage = format!("carena-script touch {}\ntouch {0}\n", trap.display());
+        let garbage = format!("carena-script 1\ntouch {}\ntouch {0}\n", trap.display());
         for shell in ["dash", "bash"] {
-            let input = [line("echo no >&2; exit 31").as_bytes(), garbage.as_bytes()].concat();
-            let (stdout, stderr) = through(shell, &input);
-            let ended = Heard { stdout, stderr }.ended().unwrap();
-            assert_eq!(ended, Ended::With { code: 31, stdout: String::new(), stderr: "no\n".into() });
+            let input = [framed("echo no >&2; exit 31").as_bytes(), garbage.as_bytes()].concat();
+            let heard = through(shell, &input);
+            assert_eq!(ended(&heard).unwrap(), Ended::With { code: 31, said: "no\n".into() });
             assert!(!trap.exists(), "{shell}");
+        }
+    }
+
+    #[test]
+    fn a_script_that_was_cut_off_is_not_run() {
+        let made = tempfile::tempdir().unwrap();
+        let trap = made.path().join("made");
+        for shell in ["dash", "bash"] {
+            let whole = framed(&format!("touch {}\n:\n:", trap.display()));
+            for cut in [whole.len() - 1, whole.len() - 4] {
+                let heard = through(shell, whole.get(..cut).unwrap().as_bytes());
+                assert!(heard.is_empty() && !trap.exists(), "{shell} {cut}");
+            }
         }
     }
 
@@ -200,19 +223,9 @@ mod tests {
     fn a_script_takes_its_own_input_and_the_next_one_follows() {
         for shell in ["dash", "bash"] {
             let input =
-                [line("head -c 5 | wc -c").as_bytes(), b"12\n45", line("echo next").as_bytes()].concat();
-            let (stdout, _) = through(shell, &input);
-            let said = String::from_utf8(stdout).unwrap();
-            assert_eq!(said, "carena-begun\n5\n\ncarena-ended 0 2\ncarena-begun\nnext\n\ncarena-ended 0 2\n");
+                [framed("head -c 5 | wc -c").as_bytes(), b"12\n45", framed("echo next").as_bytes()].concat();
+            let said = String::from_utf8(through(shell, &input)).unwrap();
+            assert_eq!(said, "carena-begun\n5\n\ncarena-ended 0\ncarena-begun\nnext\n\ncarena-ended 0\n");
         }
-    }
-
-    #[test]
-    fn both_streams_are_waited_for() {
-        let mut heard =
-            Heard { stdout: b"carena-begun\nx\n\ncarena-ended 0 2\n".to_vec(), stderr: Vec::new() };
-        assert_eq!(heard.ended(), None);
-        heard.stderr = b"carena-ended\n".to_vec();
-        assert!(matches!(heard.ended(), Some(Ended::With { code: 0, .. })));
     }
 }

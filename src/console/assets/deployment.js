@@ -1,6 +1,7 @@
 // One deployment, live: every node's step, progress, outcome and what is still on it.
 
-import { ask, watch } from "./box.js";
+import { ask, Refused, watch } from "./box.js";
+import { confirmed, retried } from "./dialogs.js";
 import { calm, list, make, say } from "./element.js";
 import { Deployment, needsAttention, progress, standing } from "./state.js";
 import { bytes, duration, text, time } from "./text.js";
@@ -29,10 +30,23 @@ export async function show(main, line, id) {
   const refresh = calm(1000, async () => adopt(await ask(path)));
   view.search.oninput = draw;
   view.filter.onchange = draw;
-  view.cancel.onclick = async () => {
-    if (!(await confirmed())) return;
-    await ask(`${path}/cancel`, { method: "POST" });
+  const cancel = async (part) => {
+    // One that has ended meanwhile is refused, and shown as it is.
+    await ask(`${path}${part}/cancel`, { method: "POST" }).catch((error) => {
+      if (!(error instanceof Refused)) throw error;
+    });
     refresh();
+  };
+  view.cancel.onclick = async () => (await confirmed("deployment")) && cancel("");
+  view.cancelNode = async (node) => {
+    if (!(await confirmed("node", node))) return;
+    node.cancelling = true;
+    draw();
+    cancel(`/nodes/${encodeURIComponent(node.address)}`);
+  };
+  view.retry.onclick = async () => {
+    const begun = await retried(path);
+    if (begun) location.hash = `#/d/${begun}`;
   };
   drawAll(view, deployment, rows);
   main.replaceChildren(view.root);
@@ -55,21 +69,13 @@ export async function show(main, line, id) {
   };
 }
 
-function confirmed() {
-  const dialog = document.getElementById("confirm");
-  dialog.returnValue = "no";
-  dialog.showModal();
-  return new Promise((answer) => {
-    dialog.onclose = () => answer(dialog.returnValue === "yes");
-  });
-}
-
 function drawAll(view, deployment, rows) {
   const state = standing(deployment);
   say(view.title, text("one.title", { baseline: deployment.baseline }));
   view.chip.dataset.state = state;
   say(view.chip, text("state." + state));
   view.cancel.hidden = state !== "running";
+  view.retry.hidden = !deployment.ended || [...deployment.nodes.values()].every(({ result }) => result === "done");
   const counts = Object.entries(deployment.counts()).filter(([, count]) => count > 0);
   drawFigures(view.figures, counts);
   view.bar.value = deployment.progress();
@@ -105,9 +111,13 @@ function drawNodes(view, deployment, rows) {
     node.address.toLowerCase().includes(words) &&
     (filter === "" || (filter === "failed" ? needsAttention(node) : node.result === filter)));
   const shown = wanted.slice(0, SHOWN_MAX).map((node) => {
-    if (!rows.has(node.address)) rows.set(node.address, make("node"));
+    if (!rows.has(node.address)) {
+      const made = make("node");
+      made.cancel.onclick = () => view.cancelNode(node);
+      rows.set(node.address, made);
+    }
     const row = rows.get(node.address);
-    drawNode(row, node);
+    drawNode(row, node, standing(deployment) === "running");
     return row.root;
   });
   const now = [...view.nodes.children];
@@ -116,8 +126,13 @@ function drawNodes(view, deployment, rows) {
   say(view.more, text("one.more", { count: wanted.length - SHOWN_MAX }));
 }
 
-function drawNode(row, node) {
+function drawNode(row, node, running) {
   say(row.address, node.address);
+  // Its place stays, so that nothing moves.
+  row.cancel.classList.toggle("gone", !running || node.result !== "running");
+  row.cancel.disabled = Boolean(node.cancelling);
+  say(row.cancel, text(node.cancelling ? "state.cancelling" : "one.cancelNode"));
+  row.cancel.ariaLabel = `${row.cancel.textContent} ${node.address}`;
   row.chip.dataset.state = node.result;
   say(row.chip, text("result." + node.result));
   say(row.step, stepWords(node));
