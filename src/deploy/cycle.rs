@@ -17,12 +17,12 @@ use crate::wire::id::ComponentId;
 use crate::wire::inventory::Inventory;
 use crate::wire::message::{Reply, Request};
 
+use super::before::Before;
 use super::cancel::CANCELLED;
 use super::error::{CycleError, on_node};
 use super::event::{ComponentSummary, NodeResult, NodeSummary, State, Step};
 use super::install;
 use super::path::{Established, Interrupt, Path};
-use super::resume::Before;
 use super::run::Run;
 
 /// An engine that is told to stop says goodbye within this; if not, the unwind ends it.
@@ -95,6 +95,8 @@ impl<'a> Cycle<'a> {
         if let (Err(error), Some(id)) = (&forward, self.under_way.take()) {
             self.doubt(id, error);
         }
+        let untold = self.before.untold(&self.components);
+        self.components.extend(untold);
         install::fill_in(self.run, &mut self.components, why);
         if result == NodeResult::Done
             && self.components.iter().any(|component| component.outcome.is_failure())
@@ -156,10 +158,10 @@ impl<'a> Cycle<'a> {
             None => self.establish().await?,
         };
         let mut result = self.work(&mut established).await;
-        if result.is_ok() {
-            let (from, done) = (self.before.from.clone(), self.components.clone());
-            result = self.keep(&established, &from, Some(&done)).await;
-        }
+        // Also of what failed or was cancelled: the engine that knows it ends now.
+        self.before.note(&self.components);
+        let done = result.is_ok().then_some(self.components.as_slice());
+        result = result.and(self.keep(&established, done).await);
         // The engine ends by itself when asked; the unwind then finds it gone. An engine that cannot be asked any
         // more is ended by the unwind, so the answer is of no use here.
         let _ = tokio::time::timeout(GOODBYE_MAX, established.engine.request(Request::Stop)).await;

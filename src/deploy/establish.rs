@@ -91,7 +91,7 @@ impl Cycle<'_> {
         self.choose(&mut established, blocked).await?;
         // A second time, after a restart, everything is done already.
         let done = (!self.components.is_empty()).then(|| self.components.clone());
-        self.keep(&established, &self.before.from, done.as_deref()).await?;
+        self.keep(&established, done.as_deref()).await?;
         Ok(established)
     }
 

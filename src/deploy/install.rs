@@ -35,6 +35,10 @@ pub async fn all(cycle: &mut Cycle<'_>, established: &mut Established) -> Result
             Err(why) => (None, Some(Outcome::NotApplicable(why))),
             Ok(()) => {
                 let from = read_back(cycle, established, component, Interrupt::OnCancel).await?;
+                if let Some(summary) = cycle.before.lost(component, from.as_deref()) {
+                    cycle.components.push(summary);
+                    continue;
+                }
                 match cycle.before.begun(&component.id) {
                     // What the node has now came from an installer whose result is still to be heard.
                     Some(before) => (before, None),
@@ -54,9 +58,8 @@ pub async fn all(cycle: &mut Cycle<'_>, established: &mut Established) -> Result
         }
     }
     cycle.tell(State::Done, Some(format!("{} of {} components", to_do.len(), baseline.components.len())));
-    cycle.before.from = to_do.iter().map(|(component, from)| (component.id.clone(), from.clone())).collect();
-    let from = cycle.before.from.clone();
-    cycle.keep(established, &from, None).await?;
+    cycle.before.plan(to_do.iter().map(|(component, from)| (component.id.clone(), from.clone())));
+    cycle.keep(established, None).await?;
     for (component, from) in to_do {
         // An installer that has begun before the box died is heard to its end, cancelled or not.
         let begun = cycle.before.begun(&component.id).is_some();
@@ -198,6 +201,9 @@ async fn one(
         cycle.tell(State::Started, None);
     } else {
         cycle.enter(Step::Install)?;
+        cycle.before.ask(&component.id);
+        cycle.before.note(&cycle.components);
+        cycle.keep(established, None).await?;
     }
     cycle.under_way = Some(component.id.clone());
     let install = Request::Install(Install {

@@ -8,6 +8,7 @@
 //! the journal's durable home and [`records`] that of deployments. This part decides when to act; how is `access`'s and the engine's business.
 
 pub mod authority;
+pub mod before;
 pub mod cancel;
 #[cfg(test)]
 mod crash;

@@ -113,6 +113,11 @@ impl Cycle<'_> {
         let delay = Duration::from_secs(u64::from(run.options.reboot_delay_s));
         let mut session = run.unless_cancelled(run.connect(self.node)).await??;
         let before = run.unless_cancelled(session.boot_id()).await??;
+        if let Some(from) = self.before.restart.clone().filter(|from| *from != before) {
+            session.close().await;
+            self.tell(State::Done, Some("it was restarted already, before the box died".into()));
+            return Ok(from);
+        }
         let message = match run.options.reboot_message.as_str() {
             "" => "This machine is restarted for a firmware update".to_owned(),
             message => message.to_owned(),
@@ -134,6 +139,7 @@ impl Cycle<'_> {
         if run.is_cancelled() {
             return Err(CycleError::Cancelled);
         }
+        self.keep_restart(&before).await?;
         session.restart().await?;
         session.close().await;
         self.tell(State::Done, None);

@@ -15,11 +15,12 @@ use zeroize::{ZeroizeOnDrop, Zeroizing};
 use crate::error::explain;
 use crate::fleet::{Fleet, Node};
 use crate::secret::Secret;
-use crate::wire::id::{ComponentId, DeploymentId};
+use crate::wire::id::DeploymentId;
 use crate::wire::message::{Reply, Request};
 
 use super::Deployments;
 use super::authority::{Authority, Kept};
+use super::before::Before;
 use super::cycle::Cycle;
 use super::deployments::{Intent, StartError};
 use super::error::CycleError;
@@ -38,26 +39,10 @@ struct Record {
     keys: Kept,
     directory: String,
     port: u16,
-    /// Versions before anything was installed.
-    from: Vec<(ComponentId, Option<String>)>,
+    /// What was asked of the node.
+    before: Before,
     /// How every component ended, once all have.
     done: Option<Vec<ComponentSummary>>,
-}
-
-/// What a resumed node knows of before.
-#[derive(Default)]
-pub struct Before {
-    /// Versions before anything was installed.
-    pub from: Vec<(ComponentId, Option<String>)>,
-    /// Components whose installer has begun.
-    pub begun: Vec<ComponentId>,
-}
-
-impl Before {
-    /// Whether a component's installer has begun; then also the version before it.
-    pub fn begun(&self, id: &ComponentId) -> Option<Option<String>> {
-        self.begun.contains(id).then(|| self.from.iter().find(|(other, _)| other == id)?.1.clone())
-    }
 }
 
 /// The place a sealed value is bound to.
@@ -120,18 +105,33 @@ impl Cycle<'_> {
     pub(super) async fn keep(
         &self,
         established: &Established,
-        from: &[(ComponentId, Option<String>)],
         done: Option<&[ComponentSummary]>,
     ) -> Result<(), CycleError> {
-        let Some(vault) = &self.run.vault else { return Ok(()) };
-        let record = Record {
+        self.seal(&Record {
             keys: established.authority.kept.clone(),
             directory: established.directory.clone(),
             port: established.address.port(),
-            from: from.to_vec(),
+            before: self.before.clone(),
             done: done.map(<[_]>::to_vec),
-        };
-        let plain = Zeroizing::new(serde_json::to_vec(&record).map_err(|_| CycleError::Protocol)?);
+        })
+        .await
+    }
+
+    /// Keeps that the node is to be restarted from this boot, before it is.
+    ///
+    /// # Errors
+    /// As [`Cycle::keep`].
+    pub(super) async fn keep_restart(&mut self, boot_id: &str) -> Result<(), CycleError> {
+        self.before.restart = Some(boot_id.to_owned());
+        match self.record().await? {
+            Some(record) => self.seal(&Record { before: self.before.clone(), ..record }).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn seal(&self, record: &Record) -> Result<(), CycleError> {
+        let Some(vault) = &self.run.vault else { return Ok(()) };
+        let plain = Zeroizing::new(serde_json::to_vec(record).map_err(|_| CycleError::Protocol)?);
         let (deployment, name) = (&self.run.deployment, self.name_of_record());
         let sealed = vault.seal(&place(deployment, &name), &plain).map_err(|_| CycleError::Protocol)?;
         Ok(self.run.store.keep_sealed(deployment, name, sealed).await?)
@@ -163,11 +163,14 @@ impl Cycle<'_> {
             .collect();
         let record = self.record().await?;
         // Also where nothing is left on the node: it may have died while the node restarted.
+        let mut gone = record.as_ref().map(|record| record.before.clone()).unwrap_or_default();
+        gone.engine_gone();
         if let Some(done) = record.as_ref().and_then(|record| record.done.clone()) {
-            self.components = done;
+            (self.components, self.before) = (done, gone);
             return Ok(None);
         }
         if self.armed.is_empty() {
+            self.before = gone;
             return Ok(None);
         }
         if let Some(record) = record {
@@ -179,6 +182,7 @@ impl Cycle<'_> {
                 }
             }
         }
+        self.before = gone;
         // What is left of the dead run goes first; what cannot is an error of the copy, and listed at the end.
         let armed = self.armed.clone();
         if !self.unwind().await.is_empty() {
@@ -227,10 +231,9 @@ impl Cycle<'_> {
         self.choose(&mut established, blocked).await?;
         let status = self.ask(&mut established, Request::Status, Interrupt::OnCancel).await?;
         let Reply::Status(status) = status else { return Err(CycleError::Protocol) };
-        self.before = Before {
-            from: record.from,
-            begun: status.installed.into_iter().chain(status.installing.map(|one| one.component)).collect(),
-        };
+        self.before = record.before;
+        let installing = status.installing.map(|one| one.component);
+        self.before.joined(status.installed.into_iter().chain(installing).collect());
         Ok(established)
     }
 }

@@ -9,6 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, SignatureScheme};
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
 
@@ -95,7 +99,8 @@ impl Driver for Fake {
         address: &str,
         identity: &Identity<'_>,
     ) -> Result<Arc<dyn Engine>, ControlError> {
-        match self.act("join", |node| node.join(identity.deployment)).await {
+        let join = |node: &mut Node| node.join(identity.deployment, |ca_pem| proves(identity, ca_pem));
+        match self.act("join", join).await {
             Some(number) => {
                 Ok(Arc::new(Conversation { fake: self.clone(), number, stream: Mutex::new(Some(stream)) }))
             }
@@ -105,6 +110,16 @@ impl Driver for Fake {
             }
         }
     }
+}
+
+/// Whether the box has a certificate of the CA that the engine was started with.
+fn proves(identity: &Identity<'_>, ca_pem: &str) -> bool {
+    let own = identity.tls.client_auth_cert_resolver.resolve(&[], &[SignatureScheme::ECDSA_NISTP256_SHA256]);
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).unwrap()).unwrap();
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), crate::https::provider());
+    let verifier = verifier.build().unwrap();
+    own.is_some_and(|own| verifier.verify_client_cert(&own.cert[0], &[], UnixTime::now()).is_ok())
 }
 
 struct Session {
@@ -205,10 +220,8 @@ impl NodeSession for Session {
         config: &StartConfig,
     ) -> Result<Started, AccessError> {
         let directory = &armed.undo().directory;
-        let lease = Duration::from_secs(u64::from(config.lease_s));
         let start = |node: &mut Node| {
-            let process =
-                node.has_program(directory).then(|| node.start(directory, &config.deployment, lease))??;
+            let process = node.has_program(directory).then(|| node.start(directory, config))??;
             node.directories.get_mut(directory)?.pid = Some(process);
             Some(process)
         };
@@ -278,7 +291,7 @@ impl NodeSession for Session {
     async fn rest(&mut self) {}
 
     async fn boot_id(&mut self) -> Result<String, AccessError> {
-        self.act("boot id", |node| format!("boot-{}", node.boots)).await
+        self.act("boot id", |node| node.boot_id()).await
     }
 
     async fn tell_users(&mut self, _: &str) -> Result<(), AccessError> {
@@ -428,6 +441,7 @@ impl Engine for Conversation {
                 let blocked = (!self.fake.ways.back).then(|| "no answer".to_owned());
                 self.act("probe", |_| Reply::Probed { blocked }).await
             }
+            Request::Abandon { .. } => self.act("a payload is given up", |_| Reply::Done).await,
             Request::Hello { .. } | Request::Renew | Request::Push(_) | Request::ReadBack(_) => {
                 Err(failure(FailureKind::Refused, "not asked this way"))
             }

@@ -14,7 +14,7 @@ use crate::access::undo::{EngineFiles, EngineProcess, FirewallRule};
 use crate::paths::{ENGINE_MARKER_FILE, ENGINE_PROGRAM};
 use crate::wire::firewall::RuleSpec;
 use crate::wire::id::{ComponentId, DeploymentId};
-use crate::wire::message::{Install, Installed};
+use crate::wire::message::{Install, Installed, StartConfig};
 
 /// How long every installer takes.
 pub const INSTALLER: Duration = Duration::from_secs(20);
@@ -55,6 +55,7 @@ pub struct Directory {
 #[derive(Debug, Clone)]
 pub struct Engine {
     pub deployment: DeploymentId,
+    pub ca_pem: String,
     directory: String,
     port: u16,
     lease: Duration,
@@ -148,23 +149,33 @@ impl Node {
         format!("{:#?}\n{:#?}\n{names:#?}\n{:#?}", self.files, self.directories, self.rules)
     }
 
-    /// Everything that decides what happens next, without the hour.
+    /// Everything that decides what happens next, without the hour. What must not be lost with the digits is there as
+    /// so many letters.
     pub fn state(&self) -> String {
-        format!("{:?}", self.clone().relative(self.clock.0))
-    }
-
-    fn relative(mut self, now: Duration) -> Self {
-        (self.clock, self.connections) = ((Duration::ZERO, None), 0);
-        if let Some(engine) = self.engine_mut() {
-            engine.heard = now.saturating_sub(engine.heard);
-            engine.idle = now.saturating_sub(engine.idle);
-            engine.connection = None;
+        let now = self.clock.0;
+        let mut node = Self { clock: (Duration::ZERO, None), connections: 0, ..self.clone() };
+        let mut left = Duration::ZERO;
+        if let Some(engine) = node.engine_mut() {
+            (engine.heard, engine.idle) = (now.saturating_sub(engine.heard), now.saturating_sub(engine.idle));
             engine.stop = engine.stop.map(|since| now.saturating_sub(since));
+            engine.ca_pem.clear();
             if let Some((_, end)) = &mut engine.installing {
-                *end = end.saturating_sub(now);
+                left = end.saturating_sub(now);
             }
         }
-        self
+        let letters = |letter: &str, number: u32| letter.repeat(usize::try_from(number).unwrap());
+        let counts = [
+            letters("b", self.boots),
+            letters("r", self.done.restarts),
+            letters("i", self.done.interrupted),
+            letters("s", u32::try_from(left.as_secs()).unwrap()),
+        ];
+        format!("{node:?} {counts:?}")
+    }
+
+    /// As the real one: another text after each boot.
+    pub fn boot_id(&self) -> String {
+        format!("boot-{}", "b".repeat(usize::try_from(self.boots).unwrap()))
     }
 
     /// A process of the box begins.
@@ -286,22 +297,18 @@ impl Node {
     }
 
     /// An engine's process begins in `directory`; none when there is one already.
-    pub fn start(
-        &mut self,
-        directory: &str,
-        deployment: &DeploymentId,
-        lease: Duration,
-    ) -> Option<(u32, u32)> {
+    pub fn start(&mut self, directory: &str, config: &StartConfig) -> Option<(u32, u32)> {
         if self.engine().is_some() {
             return None;
         }
         self.pid_last += 1;
         let (pid, began) = (self.pid_last, self.boots * 100 + 1);
         let engine = Engine {
-            deployment: deployment.clone(),
+            deployment: config.deployment.clone(),
+            ca_pem: config.ca_pem.clone(),
             directory: directory.to_owned(),
-            port: crate::paths::ENGINE_PORT,
-            lease,
+            port: config.port,
+            lease: Duration::from_secs(u64::from(config.lease_s)),
             heard: self.now(),
             connection: None,
             payloads: BTreeSet::new(),
@@ -315,12 +322,13 @@ impl Node {
         Some((pid, began))
     }
 
-    /// The box joins; the conversation's number, or none when there is no such engine.
-    pub fn join(&mut self, deployment: &DeploymentId) -> Option<u64> {
+    /// The box joins; the conversation's number, or none when there is no engine that takes it for its box.
+    pub fn join(&mut self, deployment: &DeploymentId, proves: impl Fn(&str) -> bool) -> Option<u64> {
         self.settle();
         self.connections += 1;
         let (number, now) = (self.connections, self.now());
-        let engine = self.engine_mut().filter(|engine| engine.deployment == *deployment)?;
+        let engine =
+            self.engine_mut().filter(|engine| engine.deployment == *deployment && proves(&engine.ca_pem))?;
         (engine.connection, engine.heard) = (Some(number), now);
         Some(number)
     }
