@@ -76,13 +76,13 @@ impl Before {
     /// How a component ended whose installer was asked of an engine that is gone; `active` is what the node has now.
     pub fn lost(&self, component: &Component, active: Option<&str>) -> Option<ComponentSummary> {
         let mut summary = self.told(&component.id)?;
-        let is_there =
-            active.is_some_and(|active| version::compare(active, &component.version) == Ordering::Equal);
+        let is_it = |version: &str| version::compare(version, &component.version) == Ordering::Equal;
+        let is_there = active.is_some_and(is_it);
+        // A version that was there before proves nothing.
+        let has_come = is_there && !summary.from.as_deref().is_some_and(is_it);
         summary.outcome = match summary.outcome {
-            Outcome::Updated | Outcome::UpdatedRebootNeeded | Outcome::Unverified(_) if is_there => {
-                Outcome::Updated
-            }
-            Outcome::Updated => {
+            Outcome::UpdatedRebootNeeded | Outcome::Unverified(_) if has_come => Outcome::Updated,
+            Outcome::Updated if !is_there => {
                 let active = active.unwrap_or("no version");
                 Outcome::Unverified(format!("it was updated, but {active} is read back now"))
             }

@@ -26,13 +26,15 @@ pub const NEW: &str = "second";
 /// An engine that was told to end while it was busy takes itself away after this, as the real one.
 const STOPPED_MAX: Duration = Duration::from_secs(10);
 
-/// Whether a component is active at once.
+/// What a component's installer does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
-    /// When its installer has ended.
+pub enum Effect {
+    /// The version is active when it has ended.
     AtOnce,
-    /// After the next boot; the installer says so with exit code 3.
+    /// After the next boot; it says so with exit code 3.
     AtBoot,
+    /// Nothing, and it says so with exit code 9.
+    Fails,
 }
 
 /// A version that is in use, and one that will be.
@@ -40,7 +42,7 @@ pub enum Activation {
 pub struct Firmware {
     pub active: String,
     staged: Option<String>,
-    activation: Activation,
+    effect: Effect,
 }
 
 /// A directory of an engine. `rule` is what was noted before the port was opened.
@@ -120,10 +122,10 @@ pub struct Node {
 
 impl Node {
     /// With what a customer may have: also what looks like ours, of another box.
-    pub fn new(firmware: &[(&str, Activation)], theirs: RuleSpec) -> Self {
+    pub fn new(firmware: &[(&str, Effect)], installed: &str, theirs: RuleSpec) -> Self {
         let marker = (ENGINE_MARKER_FILE.to_owned(), theirs.deployment.to_string());
         let others = Directory { files: [marker].into(), pid: Some((100, 1)), rule: Some(theirs.clone()) };
-        let old = |activation| Firmware { active: OLD.into(), staged: None, activation };
+        let old = |effect| Firmware { active: installed.to_owned(), staged: None, effect };
         Self {
             clock: (Duration::ZERO, None),
             boots: 1,
@@ -131,7 +133,7 @@ impl Node {
             directories: [(format!("/var/tmp/carena-{}", theirs.deployment), others)].into(),
             processes: [(100, Process { began: 7, program: Program::Theirs("database") })].into(),
             rules: vec![Rule::Theirs("accept port 62286 from the box"), Rule::Carena(theirs.clone().into())],
-            firmware: firmware.iter().map(|(id, activation)| ((*id).to_owned(), old(*activation))).collect(),
+            firmware: firmware.iter().map(|(id, effect)| ((*id).to_owned(), old(*effect))).collect(),
             theirs,
             pid_last: 1_000,
             connections: 0,
@@ -221,15 +223,16 @@ impl Node {
         let now = self.now();
         if let Some(component) = self.engine_mut().and_then(|engine| engine.installer_ended(now)) {
             let firmware = self.firmware.get_mut(component.as_str()).unwrap();
-            let code = match firmware.activation {
-                Activation::AtOnce => {
+            let code = match firmware.effect {
+                Effect::AtOnce => {
                     firmware.active = NEW.into();
                     0
                 }
-                Activation::AtBoot => {
+                Effect::AtBoot => {
                     firmware.staged = Some(NEW.into());
                     3
                 }
+                Effect::Fails => 9,
             };
             let installed = Installed {
                 code: Some(code),
