@@ -19,7 +19,7 @@ use super::range::{Part, parse};
 use crate::digest::Sha256;
 
 /// Bytes read from a file at once.
-const CHUNK_BYTES: usize = 128 * 1024;
+const CHUNK_BYTES: usize = 64 * 1024;
 
 /// Chunks read ahead of the network: what 64 nodes at once cost in memory, 24 MiB with the one that is sent.
 const CHUNKS_AHEAD: usize = 2;

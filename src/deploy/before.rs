@@ -3,7 +3,7 @@
 //! A version tells what is in place, not what an installer did: one that needs a restart changes no version, one that
 //! failed may have changed half of it. So each installer is noted before it is asked for. As long as its engine runs,
 //! the engine's word counts; once that is gone, an installer that was asked for is never asked for again in the same
-//! deployment, and how it ended is told as far as it is known. The same goes for the restart of a node.
+//! deployment, and how it ended is told as far as it is known. A hop between two restarts ends with all of it told.
 
 use std::cmp::Ordering;
 
@@ -19,7 +19,7 @@ use super::event::ComponentSummary;
 /// What is known of a node from before.
 #[derive(Clone, Default, Serialize, Deserialize)]
 pub struct Before {
-    /// Versions before anything was installed.
+    /// Versions before this hop installed anything.
     from: Vec<(ComponentId, Option<String>)>,
     /// Components whose installer has begun, by the word of the engine that was joined again.
     #[serde(skip)]
@@ -30,8 +30,6 @@ pub struct Before {
     lost: Vec<ComponentId>,
     /// How those of both have ended that have.
     ended: Vec<ComponentSummary>,
-    /// The boot that the node was to be restarted from, once that was asked for.
-    pub restart: Option<String>,
 }
 
 impl Before {
@@ -47,10 +45,22 @@ impl Before {
         self.asked.push(id.clone());
     }
 
-    /// This is how components have ended so far.
-    pub fn note(&mut self, done: &[ComponentSummary]) {
-        let installed = |id: &ComponentId| self.asked.contains(id) || self.lost.contains(id);
-        self.ended = done.iter().filter(|component| installed(&component.id)).cloned().collect();
+    /// What is kept while an engine works: what this hop has asked for is taken out of what is done and fresh, since the
+    /// engine knows better as long as it runs.
+    pub fn kept(&self, done: &mut Vec<ComponentSummary>, fresh: &mut Vec<ComponentId>) -> Self {
+        let here = |id: &ComponentId| self.asked.contains(id) || self.lost.contains(id);
+        let ended = done.extract_if(.., |component| here(&component.id)).collect::<Vec<_>>();
+        fresh.retain(|id| !here(id));
+        let mut kept = self.clone();
+        // What was known of lost ones stays until they are told again.
+        kept.ended.retain(|old| !ended.iter().any(|new| new.id == old.id));
+        kept.ended.extend(ended);
+        kept
+    }
+
+    /// Everything that was asked for has been told.
+    pub fn hop_ended(&mut self) {
+        *self = Self::default();
     }
 
     /// The engine was joined again, and says which installers have begun.
@@ -58,10 +68,11 @@ impl Before {
         self.begun = begun;
     }
 
-    /// The engine is gone, and with it whatever only it knew.
-    pub fn engine_gone(&mut self) {
+    /// What is left to know when the engine is gone.
+    pub fn without_engine(mut self) -> Self {
         self.lost.append(&mut self.asked);
         self.begun.clear();
+        self
     }
 
     fn from(&self, id: &ComponentId) -> Option<String> {
