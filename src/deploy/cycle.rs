@@ -17,12 +17,13 @@ use crate::wire::id::ComponentId;
 use crate::wire::inventory::Inventory;
 use crate::wire::message::{Reply, Request};
 
+use super::before::Before;
 use super::cancel::CANCELLED;
 use super::error::{CycleError, on_node};
 use super::event::{ComponentSummary, NodeResult, NodeSummary, State, Step};
 use super::install;
 use super::path::{Established, Interrupt, Path};
-use super::resume::{Before, Restarting, Resumed, Stage};
+use super::resume::{Restarting, Resumed, Stage};
 use super::run::Run;
 
 /// An engine that is told to stop says goodbye within this; if not, the unwind ends it.
@@ -102,6 +103,8 @@ impl<'a> Cycle<'a> {
         if let (Err(error), Some(id)) = (&forward, self.under_way.take()) {
             self.doubt(id, error);
         }
+        let untold = self.before.untold(&self.components);
+        self.components.extend(untold);
         install::fill_in(self.run, &mut self.components, why);
         if result == NodeResult::Done
             && self.components.iter().any(|component| component.outcome.is_failure())
@@ -126,6 +129,14 @@ impl<'a> Cycle<'a> {
                 Outcome::Unverified(format!("lost sight of while it was installed: {}", chain(error)));
             self.components.push(ComponentSummary { id, from: None, to: None, outcome, log: None });
         }
+    }
+
+    /// This is how a component ended.
+    pub(super) fn has_installed(&mut self, summary: ComponentSummary) {
+        if summary.outcome.is_change() && !self.run.dry_run {
+            self.fresh.push(summary.id.clone());
+        }
+        self.components.push(summary);
     }
 
     fn was_cancelled(&self, component: &ComponentSummary) -> bool {
@@ -168,8 +179,11 @@ impl<'a> Cycle<'a> {
     /// One hop: all of the engine's work, and its end.
     pub(super) async fn employ(&mut self, mut established: Established) -> Result<(), CycleError> {
         let mut result = self.work(&mut established).await;
+        // Also of what failed or was cancelled: the engine that knows it ends now.
+        let stage = if result.is_ok() { Stage::Worked } else { Stage::Working };
+        result = result.and(self.keep(Some(&established), stage).await);
         if result.is_ok() {
-            result = self.keep(Some(&established), Stage::Worked).await;
+            self.before.hop_ended();
         }
         self.dismiss(established).await;
         result

@@ -42,6 +42,10 @@ pub async fn all(cycle: &mut Cycle<'_>, established: &mut Established) -> Result
             Err(why) => (None, Some(Outcome::NotApplicable(why))),
             Ok(()) => {
                 let from = read_back(cycle, established, component, Interrupt::OnCancel).await?;
+                if let Some(summary) = cycle.before.lost(component, from.as_deref()) {
+                    cycle.has_installed(summary);
+                    continue;
+                }
                 match cycle.before.begun(&component.id) {
                     // What the node has now came from an installer whose result is still to be heard.
                     Some(before) => (before, None),
@@ -63,7 +67,7 @@ pub async fn all(cycle: &mut Cycle<'_>, established: &mut Established) -> Result
     let hops = Hops::of(to_do.iter().map(|(component, _)| *component));
     let planned = format!("{} of {} components", to_do.len(), baseline.components.len());
     cycle.tell(State::Done, Some(format!("{planned}{}", hops.words(cycle.run))));
-    cycle.before.from = to_do.iter().map(|(component, from)| (component.id.clone(), from.clone())).collect();
+    cycle.before.plan(to_do.iter().map(|(component, from)| (component.id.clone(), from.clone())));
     cycle.keep(Some(established), Stage::Working).await?;
     for (component, from) in to_do {
         // An installer that has begun before the box died is heard to its end, cancelled or not.
@@ -92,10 +96,7 @@ pub async fn all(cycle: &mut Cycle<'_>, established: &mut Established) -> Result
             }
             Needs::Nothing => one(cycle, established, component, from).await?,
         };
-        if summary.outcome.is_change() && !cycle.run.dry_run {
-            cycle.fresh.push(summary.id.clone());
-        }
-        cycle.components.push(summary);
+        cycle.has_installed(summary);
     }
     Ok(())
 }
@@ -291,6 +292,8 @@ async fn one(
         cycle.tell(State::Started, None);
     } else {
         cycle.enter(Step::Install)?;
+        cycle.before.ask(&component.id);
+        cycle.keep(Some(established), Stage::Working).await?;
     }
     cycle.under_way = Some(component.id.clone());
     let install = Request::Install(Install {

@@ -8,7 +8,10 @@
 //! the journal's durable home and [`records`] that of deployments. This part decides when to act; how is `access`'s and the engine's business.
 
 pub mod authority;
+pub mod before;
 pub mod cancel;
+#[cfg(test)]
+mod crash;
 pub mod cycle;
 pub mod deployments;
 pub mod error;

@@ -20,6 +20,7 @@ use crate::wire::message::{Reply, Request};
 
 use super::Deployments;
 use super::authority::{Authority, Kept};
+use super::before::Before;
 use super::cycle::Cycle;
 use super::deployments::{Intent, StartError};
 use super::error::CycleError;
@@ -37,9 +38,9 @@ const PROBE: Duration = Duration::from_secs(2);
 struct Record {
     /// The engine there; none while the node restarts.
     engine: Option<Engine>,
-    /// Versions before this hop installed anything.
-    from: Vec<(ComponentId, Option<String>)>,
-    /// How components ended, as far as that was known.
+    /// What was asked of the node in this hop.
+    before: Before,
+    /// How components ended, as far as that was known; while an engine works, without what it was asked for.
     done: Vec<ComponentSummary>,
     /// Those that were not yet seen active after a restart.
     fresh: Vec<ComponentId>,
@@ -82,22 +83,6 @@ pub(super) enum Resumed {
     Worked,
     /// At the way in.
     Anew,
-}
-
-/// What a resumed node knows of before.
-#[derive(Default)]
-pub struct Before {
-    /// Versions before this hop installed anything.
-    pub from: Vec<(ComponentId, Option<String>)>,
-    /// Components whose installer has begun.
-    pub begun: Vec<ComponentId>,
-}
-
-impl Before {
-    /// Whether a component's installer has begun; then also the version before it.
-    pub fn begun(&self, id: &ComponentId) -> Option<Option<String>> {
-        self.begun.contains(id).then(|| self.from.iter().find(|(other, _)| other == id)?.1.clone())
-    }
 }
 
 /// The place a sealed value is bound to.
@@ -168,8 +153,12 @@ impl Cycle<'_> {
             directory: established.directory.clone(),
             port: established.address.port(),
         });
-        let (from, done, fresh) = (self.before.from.clone(), self.components.clone(), self.fresh.clone());
-        let record = Record { engine, from, done, fresh, stage };
+        let (mut done, mut fresh) = (self.components.clone(), self.fresh.clone());
+        let before = match stage {
+            Stage::Working => self.before.kept(&mut done, &mut fresh),
+            Stage::Worked | Stage::Restarting(_) => Before::default(),
+        };
+        let record = Record { engine, before, done, fresh, stage };
         let plain = Zeroizing::new(serde_json::to_vec(&record).map_err(|_| CycleError::Protocol)?);
         let (deployment, name) = (&self.run.deployment, self.name_of_record());
         let sealed = vault.seal(&place(deployment, &name), &plain).map_err(|_| CycleError::Protocol)?;
@@ -213,7 +202,7 @@ impl Cycle<'_> {
             }
         }
         if let Some(engine) = record.engine.filter(|_| !self.armed.is_empty()) {
-            match self.rejoin_kept(engine, record.from).await {
+            match self.rejoin_kept(engine, record.before.clone()).await {
                 Ok(established) => return Ok(Resumed::Joined(Box::new(established))),
                 Err(error) => {
                     let why = format!("the engine cannot be joined again: {}", crate::error::chain(&error));
@@ -221,6 +210,7 @@ impl Cycle<'_> {
                 }
             }
         }
+        self.before = record.before.without_engine();
         self.take_back_first().await;
         Ok(Resumed::Anew)
     }
@@ -235,14 +225,10 @@ impl Cycle<'_> {
 
     /// Joins an engine again, also for a node that is cancelled: joining changes nothing there, and an installer that
     /// runs is to be heard to its end.
-    async fn rejoin_kept(
-        &mut self,
-        kept: Engine,
-        from: Vec<(ComponentId, Option<String>)>,
-    ) -> Result<Established, CycleError> {
+    async fn rejoin_kept(&mut self, kept: Engine, before: Before) -> Result<Established, CycleError> {
         let run = self.run.uncancelled();
         let mut cycle = Cycle::new(&run, self.index, self.node);
-        cycle.before.from = from;
+        cycle.before = before;
         let result = cycle.join_kept(kept).await;
         (self.step, self.session) = (cycle.step, cycle.session.take());
         (self.path, self.before) = (cycle.path.take(), cycle.before);
@@ -279,7 +265,7 @@ impl Cycle<'_> {
         let status = self.ask(&mut established, Request::Status, Interrupt::OnCancel).await?;
         let Reply::Status(status) = status else { return Err(CycleError::Protocol) };
         let installing = status.installing.map(|one| one.component);
-        self.before.begun = status.installed.into_iter().chain(installing).collect();
+        self.before.joined(status.installed.into_iter().chain(installing).collect());
         Ok(established)
     }
 }

@@ -108,6 +108,8 @@ pub struct Store {
     jobs: mpsc::Sender<Job>,
     // Held for its flock: two processes that sweep each other's running deployment would break the promise.
     _lock: std::sync::Arc<Option<nix::fcntl::Flock<std::fs::File>>>,
+    #[cfg(test)]
+    fuse: Option<std::sync::Arc<super::crash::Fuse>>,
 }
 
 impl Store {
@@ -152,7 +154,18 @@ impl Store {
             .name("store".into())
             .spawn(move || work(connection, &queue))
             .map_err(|source| StoreError::Directory { path: "thread".into(), source })?;
-        Ok(Self { jobs, _lock: std::sync::Arc::new(lock) })
+        Ok(Self {
+            jobs,
+            _lock: std::sync::Arc::new(lock),
+            #[cfg(test)]
+            fuse: None,
+        })
+    }
+
+    /// The same store, used by a process that ends where `fuse` says.
+    #[cfg(test)]
+    pub(super) fn fused(self, fuse: &std::sync::Arc<super::crash::Fuse>) -> Self {
+        Self { fuse: Some(fuse.clone()), ..self }
     }
 
     /// Has the store's thread do this; what it wrote is on the disk when this returns, or nothing of it is.
@@ -170,6 +183,12 @@ impl Store {
             };
             (went_well, Box::new(acknowledge))
         });
+        #[cfg(test)]
+        if let Some(fuse) = &self.fuse {
+            fuse.pass("the store is asked").await;
+            self.jobs.send(job).map_err(|_| StoreError::Closed)?;
+            return fuse.answer(answered).await.map_err(|_| StoreError::Closed)?;
+        }
         self.jobs.send(job).map_err(|_| StoreError::Closed)?;
         answered.await.map_err(|_| StoreError::Closed)?
     }
