@@ -18,8 +18,8 @@ use super::listen::{Serve, ready_text, stopping_text};
 use super::modules::Stage;
 use super::report::Report;
 use super::shutdown::{Exit, Next, SERVE_STOP_MAX, Stop};
-use super::uevents::Heard;
 use super::supervise::Found;
+use super::uevents::Heard;
 use super::{Machine, journal_socket, screen, supervise};
 
 /// What a person has to know when nobody takes back any more what is on nodes.
