@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 
 use crate::lab::{Lab, difference};
 use crate::operator::{Run, Running, Thing, baseline, besides, run};
+use crate::serve::{Serve, id};
 
 const STEPS: [&str; 15] = [
     "connect",
@@ -156,4 +157,39 @@ fn a_sweep_after_a_kill_at_every_step_is_killed_further_and_further_on_and_ends_
         assert!(matches!(swept.exit, 0 | 3) && (kills > 0 || nothing_left), "{told}");
         scene.is_as_found(&told);
     });
+}
+
+#[test]
+fn a_serve_killed_over_and_over_while_it_recovers_ends_its_deployment_well() {
+    /// By so many events each life is longer than the one before.
+    const FURTHER: usize = 16;
+    let lab = Lab::up(8);
+    let nodes: Vec<usize> = (1..=8).collect();
+    let before: Vec<String> = nodes.iter().map(|k| lab.snapshot(*k)).collect();
+    let mut serve = Serve::start(&lab);
+    let deployment = serve.deploy(&serve.fleet(&nodes));
+    let mut lives = 1;
+    // The stream ends with the deployment.
+    while serve.watch(&format!("deployment={}", id(&deployment)), "").iter().take(FURTHER * lives).count()
+        == FURTHER * lives
+    {
+        serve.signal(Signal::SIGKILL);
+        serve.wait();
+        lives += 1;
+        serve = Serve::start(&lab);
+    }
+    println!("{lives} lives");
+    let report = serve.get(&deployment).json();
+    assert!(lives > 3 && matches!(report["exit"].as_i64(), Some(0 | 3)), "{lives} lives: {report}");
+    drop(serve);
+    for (k, before) in nodes.iter().zip(before) {
+        assert_eq!(lab.on_node(*k, "cat /var/lib/carena-demo/version"), "1.2.0\n", "node {k}: {report}");
+        assert_eq!(
+            difference(&before, &besides(&lab.snapshot(*k), &["carena-demo"])),
+            "",
+            "node {k}: {report}"
+        );
+    }
+    let swept = run(&mut lab.carena(&["sweep", "--json"]));
+    assert_eq!(swept.exit, 3, "{}", swept.all);
 }
