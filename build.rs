@@ -6,9 +6,23 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
+
+// The binary carries payloads in the very form in which the store keeps them.
+#[path = "src/cache/pack.rs"]
+mod pack;
+#[path = "src/cache/seek_table.rs"]
+#[allow(dead_code)] // nothing is read back here
+mod seek_table;
+
+/// Another directory to embed baselines from.
+const FIRMWARE_VARIABLE: &str = "CARENA_FIRMWARE_CACHE";
+
+/// zstd's level for what is embedded: packed once, carried for ever.
+const FIRMWARE_LEVEL: i32 = 19;
 
 /// Packages that would bring a second TLS or SSH provider in.
 pub const FOREIGN_PROVIDERS: [&str; 6] =
@@ -32,7 +46,9 @@ fn run() -> Result<(), String> {
     let packed =
         zstd::bulk::compress(&read(&engine)?, 19).map_err(|e| format!("compressing the engine: {e}"))?;
     write(&out.join("carena-engine.zst"), &packed)?;
-    pack_firmware(&root.join("firmware-cache"), &out.join("firmware-cache"))
+    println!("cargo::rerun-if-env-changed={FIRMWARE_VARIABLE}");
+    let firmware = env::var_os(FIRMWARE_VARIABLE).map_or_else(|| root.join("firmware-cache"), PathBuf::from);
+    pack_firmware(&firmware, &out.join("firmware-cache"))
 }
 
 /// Refuses a lock file that names a second provider.
@@ -98,33 +114,69 @@ fn build_engine(root: &Path, out: &Path) -> Result<PathBuf, String> {
     Ok(target.join(triple).join("engine").join("carena-engine"))
 }
 
-/// Each baseline's manifest as it is, each payload once, named by its SHA-256 and compressed.
+/// Each baseline's manifest as it is, each payload once, named by its SHA-256 and packed; and the source text that puts
+/// them into the binary, where nothing unpacks them before they are asked for.
 fn pack_firmware(from: &Path, to: &Path) -> Result<(), String> {
     println!("cargo::rerun-if-changed={}", from.display());
     let _ = fs::remove_dir_all(to);
     create(&to.join("baselines"))?;
     create(&to.join("objects"))?;
+    let (mut manifests, mut objects) = (Vec::new(), Vec::new());
     for baseline in list(from)? {
         if !baseline.is_dir() {
             continue;
         }
-        let name = baseline.file_name().ok_or("a baseline without a name")?;
+        let name = baseline.file_name().and_then(|name| name.to_str()).ok_or("a baseline without a name")?;
         let packed = to.join("baselines").join(name);
         create(&packed)?;
         for file in list(&baseline)? {
-            let bytes = read(&file)?;
             if file.extension().is_some_and(|e| e == "toml") {
-                write(&packed.join(file.file_name().unwrap_or_default()), &bytes)?;
-                continue;
+                let target = packed.join(file.file_name().unwrap_or_default());
+                write(&target, &read(&file)?)?;
+                manifests.push((name.to_owned(), target));
+            } else {
+                objects.push(pack_payload(&file, &to.join("objects"))?);
             }
-            let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
-            let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-            let compressed =
-                zstd::bulk::compress(&bytes, 19).map_err(|e| format!("compressing a payload: {e}"))?;
-            write(&to.join("objects").join(format!("{hex}.zst")), &compressed)?;
         }
     }
-    Ok(())
+    objects.sort();
+    objects.dedup();
+    let mut text = String::new();
+    let mut table = |name, kind, include, rows: &[(String, PathBuf)]| {
+        let _ = write!(text, "static {name}: &[{kind}] = &[");
+        for (name, path) in rows {
+            let _ = write!(text, "({name:?}, {include}!({path:?})),");
+        }
+        text.push_str("];\n");
+    };
+    table("MANIFESTS", "Manifest", "include_str", &manifests);
+    table("OBJECTS", "Packed", "include_bytes", &objects);
+    write(&to.with_file_name("firmware.rs"), text.as_bytes())
+}
+
+/// Packs one payload into a directory; its name and its file. Packed from the same bytes it is the same bytes.
+fn pack_payload(file: &Path, into: &Path) -> Result<(String, PathBuf), String> {
+    let failed = |e: std::io::Error| format!("packing {}: {e}", file.display());
+    let digest = || ring::digest::Context::new(&ring::digest::SHA256);
+    let (mut of_content, mut of_frames) = (digest(), digest());
+    let (mut packed, mut table) = (Vec::new(), seek_table::SeekTable::new());
+    let source = fs::File::open(file).map_err(failed)?;
+    let packing = pack::Packing::at_level(FIRMWARE_LEVEL);
+    let content = |bytes: &[u8]| of_content.update(bytes);
+    let frame = |frame: &[u8], content| {
+        of_frames.update(frame);
+        table.push(frame.len(), content);
+        packed.extend_from_slice(frame);
+        Ok(())
+    };
+    pack::pack(source, packing, content, frame).map_err(failed)?;
+    let mut tag = seek_table::Tag::default();
+    tag.iter_mut().zip(of_frames.finish().as_ref()).for_each(|(to, from)| *to = *from);
+    packed.extend(table.tail(tag));
+    let hex: String = of_content.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let target = into.join(format!("{hex}.zst"));
+    write(&target, &packed)?;
+    Ok((hex, target))
 }
 
 fn variable(name: &str) -> Result<String, String> {

@@ -49,7 +49,7 @@ pub async fn serve(told: Serve) -> Result<Exit, Ended> {
     let registry = Registry::new();
     let vault = Vault::in_directory(&directory)
         .map_err(|error| other(format!("the key in {}: {error}", directory.join(KEY_FILE).display())))?;
-    let deployments = Deployments::new(store, Cache::embedded(), registry.clone(), port).sealed_by(vault);
+    let deployments = Deployments::new(store, Cache::at(&directory), registry.clone(), port).sealed_by(vault);
     let _control = Control::listen(&directory, deployments.clone())
         .inspect_err(|error| tracing::warn!(%error, "carena abort will not reach this process"));
     // What goes on is in use before the sweep looks.

@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 /// Replaces `path` by a file with these bytes and this mode.
@@ -13,7 +13,7 @@ use std::path::Path;
 /// # Errors
 /// Those of the file system; the old file is then untouched.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = parent(path);
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(format!(".{}.new", std::process::id()));
     let temporary = Path::new(&temporary);
@@ -30,6 +30,58 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
         let _ = std::fs::remove_file(temporary);
     }
     renamed.and_then(|()| File::open(directory)?.sync_all())
+}
+
+/// Gives a finished file, written under `from` in the same file system, its name: whole, or not at all.
+///
+/// # Errors
+/// Those of the file system; what was at `to` is then untouched.
+pub fn publish(file: &File, from: &Path, to: &Path) -> io::Result<()> {
+    file.sync_all()?;
+    move_file(from, to)
+}
+
+/// Moves a file within its file system, so that it is at one of the two places after a power cut.
+///
+/// # Errors
+/// Those of the file system.
+pub fn move_file(from: &Path, to: &Path) -> io::Result<()> {
+    #[expect(clippy::disallowed_methods, reason = "this is the durable rename")]
+    std::fs::rename(from, to)?;
+    File::open(parent(to))?.sync_all()
+}
+
+/// Removes a file for good; that it is gone already is no error.
+///
+/// # Errors
+/// Those of the file system.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => File::open(parent(path))?.sync_all(),
+    }
+}
+
+/// Makes a directory, for its owner only, and those above it; each is there after a power cut.
+///
+/// # Errors
+/// Those of the file system.
+pub fn create_directory(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    create_directory(parent(path))?;
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        // Another process was quicker.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => File::open(parent(path))?.sync_all(),
+    }
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]

@@ -32,3 +32,15 @@ pub const CERTIFICATE_FILE: &str = "console.crt.pem";
 pub const CERTIFICATE_KEY_FILE: &str = "console.key.pem";
 /// The token in the state directory, where standard error is a log.
 pub const TOKEN_FILE: &str = "console.token";
+/// The cache's store in the state directory.
+pub const CACHE_DIRECTORY: &str = "cache";
+/// Packed payloads in it: `ab/cdef….zst`, by the SHA-256 of their content.
+pub const CACHE_OBJECTS: &str = "objects";
+/// Imported baselines in it: `ID/VERSION/baseline.toml`.
+pub const CACHE_BASELINES: &str = "baselines";
+/// Imports that are not whole yet, by the SHA-256 of their first frame's content. Never served.
+pub const CACHE_PARTIAL: &str = "partial";
+/// Payloads that were found to be broken. Never served.
+pub const CACHE_QUARANTINE: &str = "quarantine";
+/// Locked by who imports (shared), and by who removes (alone).
+pub const CACHE_LOCK: &str = "lock";

@@ -1,31 +1,38 @@
-//! Where payloads come from: what is embedded in the binary, and baselines in directories; one view, served over
-//! HTTPS with ranges. A payload is named by the SHA-256 of its bytes; the engine checks it before use, so nothing
-//! here has to be trusted.
+//! Where payloads come from: embedded in the binary, imported into the store, or files in a directory; one view, served
+//! over HTTPS with ranges. A payload is named by the SHA-256 of its content; the engine checks it before use, so
+//! nothing here has to be trusted.
+//!
+//! Embedded and stored payloads are packed alike ([`seek_table`]): zstd frames that can be unpacked alone. [`store`] is the
+//! layout on disk, [`import`] brings in, [`check`] verifies and removes, [`serve`] gives out. This module must never make
+//! start-up wait: nothing is read before a baseline is asked for.
 
+pub mod check;
+mod coding;
+mod embedded;
+mod frames;
+pub mod import;
+pub mod object;
 pub mod pace;
+mod pack;
+mod partial;
 pub mod range;
+mod reader;
+mod seek_table;
 pub mod serve;
+pub mod store;
 
+use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use axum::body::Bytes;
-use rust_embed::RustEmbed;
-
 use crate::digest::Sha256;
 use crate::error::Hinted;
-use crate::firmware::baseline::{Baseline, BaselineError, MANIFEST, MANIFEST_BYTES_MAX};
+use crate::firmware::baseline::{Baseline, BaselineError, MANIFEST};
+use crate::firmware::version;
 
 pub use pace::Pace;
 pub use serve::Payloads;
-
-/// What build.rs packed: `baselines/ID/baseline.toml` and `objects/SHA256.zst`.
-#[derive(RustEmbed)]
-#[folder = "$OUT_DIR/firmware-cache"]
-struct Embedded;
-
-/// Most bytes of an embedded payload in memory; larger ones do not belong into the binary.
-const EMBEDDED_BYTES_MAX: usize = 256 * 1024 * 1024;
+pub use store::Store;
 
 /// Why a baseline cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +67,19 @@ pub enum CacheError {
     /// The manifest.
     #[error(transparent)]
     Manifest(#[from] BaselineError),
+    /// A payload of an imported baseline is not in the store.
+    #[error("baseline {baseline}: the payload {sha256} of {component} is not in the cache")]
+    Missing {
+        /// The baseline.
+        baseline: String,
+        /// The component.
+        component: String,
+        /// The payload.
+        sha256: Sha256,
+        /// Why it cannot be opened.
+        #[source]
+        source: std::io::Error,
+    },
     /// The binary's own cache is broken.
     #[error("BUG: the embedded payload {name} is broken")]
     Embedded {
@@ -77,6 +97,9 @@ impl Hinted for CacheError {
             Self::File { .. } | Self::Size { .. } => {
                 Some("put the missing or changed file back; no node was touched".into())
             }
+            Self::Missing { .. } => Some(
+                "import the baseline again: what is there is not copied again; no node was touched".into(),
+            ),
             Self::Manifest(error) => error.hint(),
             Self::Embedded { .. } => None,
         }
@@ -91,83 +114,148 @@ pub struct OpenBaseline {
     pub payloads: Payloads,
 }
 
+/// Where a baseline is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// In the binary.
+    Embedded,
+    /// In the store, with this manifest.
+    Stored(PathBuf),
+}
+
 /// All baselines.
-#[derive(Debug, Clone, Copy)]
-pub struct Cache;
+#[derive(Debug, Clone, Default)]
+pub struct Cache {
+    store: Option<Store>,
+}
 
 impl Cache {
-    /// What the binary carries, and directories.
+    /// What the binary carries, and directories; nothing is imported.
     pub fn embedded() -> Self {
-        Self
+        Self { store: None }
     }
 
-    /// Ids of the embedded baselines.
-    pub fn ids(&self) -> Vec<String> {
-        let id = |path: std::borrow::Cow<'static, str>| {
-            Some(path.strip_prefix("baselines/")?.strip_suffix("/baseline.toml")?.to_owned())
-        };
-        Embedded::iter().filter_map(id).collect()
+    /// What the binary carries, what is imported into a state directory, and directories.
+    pub fn at(state: &Path) -> Self {
+        Self { store: Some(Store::at(state)) }
     }
 
-    /// What the embedded baselines say of themselves; their payloads stay packed.
+    /// Embedded and imported baselines, each in its newest version; their payloads stay packed. Manifests that cannot be
+    /// read are left out.
     pub fn baselines(&self) -> Vec<Baseline> {
-        let manifest = |id: &String| Embedded::get(&format!("baselines/{id}/{MANIFEST}"));
-        let parse = |(id, file): (String, rust_embed::EmbeddedFile)| {
-            Baseline::parse(&String::from_utf8_lossy(&file.data), &id).ok()
-        };
-        self.ids()
-            .into_iter()
-            .filter_map(|id| manifest(&id).map(|file| (id, file)))
-            .filter_map(parse)
-            .collect()
+        let mut newest: Vec<Baseline> = Vec::new();
+        for (baseline, _) in self.all() {
+            match newest.iter_mut().find(|other| other.id == baseline.id) {
+                Some(other) if version::compare(&baseline.version, &other.version) == Ordering::Greater => {
+                    *other = baseline;
+                }
+                Some(_) => {}
+                None => newest.push(baseline),
+            }
+        }
+        newest
     }
 
-    /// An embedded baseline by its id, or one in a directory by its path.
+    /// Every version of every baseline, embedded ones first; manifests that cannot be read are left out.
+    pub fn all(&self) -> Vec<(Baseline, Place)> {
+        let parse =
+            |(folder, text): &(&str, &str)| Baseline::parse(text, &format!("{folder}/{MANIFEST}")).ok();
+        let embedded =
+            embedded::manifests().iter().filter_map(parse).map(|baseline| (baseline, Place::Embedded));
+        let stored = self.store.iter().filter_map(|store| store.baselines().ok()).flatten();
+        let stored =
+            stored.filter_map(|imported| Some((imported.baseline.ok()?, Place::Stored(imported.path))));
+        embedded.chain(stored).collect()
+    }
+
+    /// A baseline by `ID` (its newest version; of two equal ones the embedded), by `ID@VERSION`, or in a directory by its
+    /// path.
     ///
     /// # Errors
     /// [`CacheError`].
     pub fn open(&self, name: &str) -> Result<OpenBaseline, CacheError> {
-        if let Some(manifest) = Embedded::get(&format!("baselines/{name}/{MANIFEST}")) {
-            return open_embedded(name, &String::from_utf8_lossy(&manifest.data));
+        let (id, wanted) = split_name(name);
+        let fits = |baseline: &Baseline| {
+            baseline.id.as_str() == id && wanted.is_none_or(|wanted| wanted == baseline.version)
+        };
+        let mut found: Vec<_> = self.all().into_iter().filter(|(baseline, _)| fits(baseline)).collect();
+        // Stable: of equal ones the embedded stays first.
+        found.sort_by(|(a, _), (b, _)| version::compare(&b.version, &a.version));
+        match (found.into_iter().next(), &self.store) {
+            (Some((baseline, Place::Embedded)), _) => open_embedded(baseline),
+            (Some((baseline, Place::Stored(manifest))), Some(store)) => {
+                open_stored(store, baseline, &manifest)
+            }
+            _ => self.open_other(name),
+        }
+    }
+
+    fn open_other(&self, name: &str) -> Result<OpenBaseline, CacheError> {
+        // One that is there but cannot be read says why.
+        let (id, wanted) = split_name(name);
+        let unreadable = self.store.iter().filter_map(|store| store.baselines().ok()).flatten();
+        for imported in unreadable {
+            let mut folders =
+                imported.path.ancestors().skip(1).filter_map(|folder| folder.file_name()?.to_str());
+            let (version, of) = (folders.next(), folders.next());
+            if let (true, Err(error)) =
+                (of == Some(id) && wanted.is_none_or(|w| Some(w) == version), imported.baseline)
+            {
+                return Err(error);
+            }
         }
         let directory = Path::new(name);
         if directory.is_dir() {
-            open_directory(directory)
-        } else {
-            Err(CacheError::Unknown { name: name.to_owned(), known: self.ids() })
+            return open_directory(directory);
         }
+        let known = self.baselines().iter().map(|baseline| baseline.id.to_string()).collect();
+        Err(CacheError::Unknown { name: name.to_owned(), known })
     }
 }
 
-fn open_embedded(name: &str, manifest: &str) -> Result<OpenBaseline, CacheError> {
-    let baseline = Baseline::parse(manifest, &format!("{name}/{MANIFEST}"))?;
+/// `ID` or `ID@VERSION`.
+fn split_name(name: &str) -> (&str, Option<&str>) {
+    name.split_once('@').map_or((name, None), |(id, version)| (id, Some(version)))
+}
+
+fn open_embedded(baseline: Baseline) -> Result<OpenBaseline, CacheError> {
     let mut payloads = Payloads::default();
     for component in &baseline.components {
         let broken = || CacheError::Embedded { name: component.sha256.to_string() };
-        let packed = Embedded::get(&format!("objects/{}.zst", component.sha256)).ok_or_else(broken)?;
-        let size = usize::try_from(component.size).ok().filter(|size| *size <= EMBEDDED_BYTES_MAX);
-        let bytes = zstd::bulk::decompress(&packed.data, size.ok_or_else(broken)?).map_err(|_| broken())?;
-        if Sha256::of(&bytes) != component.sha256 {
-            return Err(broken());
+        payloads.add_embedded(component.sha256, embedded::object(component.sha256).ok_or_else(broken)?);
+    }
+    Ok(OpenBaseline { baseline: Arc::new(baseline), payloads })
+}
+
+/// It cannot be removed as long as its payloads are in use.
+fn open_stored(store: &Store, baseline: Baseline, manifest: &Path) -> Result<OpenBaseline, CacheError> {
+    let failed = |source| CacheError::File { path: manifest.to_owned(), source };
+    let mut payloads = Payloads::default();
+    payloads.keep(store.hold(manifest).map_err(failed)?);
+    for component in &baseline.components {
+        let missing = |source| CacheError::Missing {
+            baseline: baseline.id.to_string(),
+            component: component.id.to_string(),
+            sha256: component.sha256,
+            source,
+        };
+        let path = store.object_path(component.sha256);
+        let found = store.object(component.sha256).map_err(missing)?.size();
+        if found != component.size {
+            return Err(CacheError::Size { path, found, expected: component.size });
         }
-        payloads.add_memory(component.sha256, Bytes::from(bytes));
+        payloads.add_stored(component.sha256, path);
     }
     Ok(OpenBaseline { baseline: Arc::new(baseline), payloads })
 }
 
 /// Presence and sizes are checked here, before any node is touched; the bytes by each engine before use.
 fn open_directory(directory: &Path) -> Result<OpenBaseline, CacheError> {
-    let path = directory.join(MANIFEST);
+    let (baseline, _) = store::read_manifest(&directory.join(MANIFEST))?;
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |source| CacheError::File { path, source }
     };
-    let metadata = std::fs::metadata(&path).map_err(failed(&path))?;
-    if metadata.len() > MANIFEST_BYTES_MAX {
-        return Err(CacheError::Size { path, found: metadata.len(), expected: MANIFEST_BYTES_MAX });
-    }
-    let text = std::fs::read_to_string(&path).map_err(failed(&path))?;
-    let baseline = Baseline::parse(&text, &path.display().to_string())?;
     let mut payloads = Payloads::default();
     for component in &baseline.components {
         let path = directory.join(&component.payload);

@@ -1,43 +1,55 @@
-//! Payloads over HTTP: `GET /payload/SHA256`, one range, a strong entity tag. Memory does not grow with the payload.
+//! Payloads over HTTP: `GET /payload/SHA256`, one range, strong entity tags, packed for those who take zstd. Memory does
+//! not grow with the payload.
 
 use std::collections::HashMap;
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::fs::File;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
-use futures_util::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
 
+use super::coding::{self, Coding};
+use super::frames::Frames;
+use super::object::{Object, Packed};
 use super::pace::{self, Pace};
 use super::range::{Part, parse};
+use super::reader::Reader;
+use super::store::Lock;
 use crate::digest::Sha256;
-
-/// Bytes read from a file at once.
-const CHUNK_BYTES: usize = 128 * 1024;
-
-/// Chunks read ahead of the network: what 64 nodes at once cost in memory, 24 MiB with the one that is sent.
-const CHUNKS_AHEAD: usize = 2;
 
 #[derive(Clone)]
 enum Source {
     Memory(Bytes),
     File(PathBuf, u64),
+    Embedded(&'static [u8]),
+    Stored(PathBuf),
+}
+
+/// A source, open.
+enum Opened {
+    Memory(Bytes),
+    File(Arc<File>, u64),
+    Packed(Arc<Object>),
 }
 
 /// Bytes as they are read; an error ends them.
-pub type Chunks = mpsc::Receiver<std::io::Result<Bytes>>;
+pub type Chunks = mpsc::Receiver<io::Result<Bytes>>;
 
 /// The payloads of one baseline, by digest. Cloning shares the pace.
 #[derive(Clone, Default)]
 pub struct Payloads {
     sources: HashMap<Sha256, Source>,
     pace: Option<Arc<Pace>>,
+    frames: Arc<Frames>,
+    /// The baseline's manifest in the store: it is in use.
+    held: Option<Arc<Lock>>,
 }
 
 impl Payloads {
@@ -51,6 +63,21 @@ impl Payloads {
         self.sources.insert(sha256, Source::File(path, size));
     }
 
+    /// One that is packed in the binary.
+    pub fn add_embedded(&mut self, sha256: Sha256, packed: &'static [u8]) {
+        self.sources.insert(sha256, Source::Embedded(packed));
+    }
+
+    /// One that is packed in a file of the store.
+    pub fn add_stored(&mut self, sha256: Sha256, path: PathBuf) {
+        self.sources.insert(sha256, Source::Stored(path));
+    }
+
+    /// Keeps a lock for as long as these payloads can be asked for.
+    pub fn keep(&mut self, lock: Lock) {
+        self.held = Some(Arc::new(lock));
+    }
+
     /// All clones of these together send at most so many bytes a second; 0 = no limit.
     #[must_use = "the limit is on what is returned"]
     pub fn paced(mut self, bytes_per_s: u64) -> Self {
@@ -60,56 +87,162 @@ impl Payloads {
 
     /// The bytes of one from an offset on, at its pace, for a payload that is pushed.
     pub fn read(&self, sha256: Sha256, from: u64) -> Chunks {
-        let (sender, paced) = mpsc::channel(1);
-        let (source, pace) = (self.sources.get(&sha256).cloned(), self.pace.clone());
+        let (sender, chunks) = mpsc::channel(1);
+        let payloads = self.clone();
         tokio::spawn(async move {
-            let mut chunks = match source {
-                Some(Source::Memory(bytes)) => {
-                    let from = usize::try_from(from).unwrap_or(usize::MAX).min(bytes.len());
-                    chunks(bytes.slice(from..)).boxed()
+            let mut sending = match payloads.open(sha256).await {
+                Ok(opened) => {
+                    let (to, ..) = opened.representation(sha256, Coding::Identity);
+                    payloads.sending(opened, sha256, Coding::Identity, from.min(to), to)
                 }
-                Some(Source::File(path, size)) => {
-                    let at_once = if pace.is_some() { pace::CHUNK_BYTES } else { CHUNK_BYTES };
-                    let mut chunks = read_file(path, from.min(size), size, at_once);
-                    futures_util::stream::poll_fn(move |context| chunks.poll_recv(context)).boxed()
+                Err(error) => {
+                    let _ = sender.send(Err(error)).await;
+                    return;
                 }
-                None => futures_util::stream::iter([Err(std::io::ErrorKind::NotFound.into())]).boxed(),
             };
-            while let Some(chunk) = chunks.next().await {
-                if let (Some(pace), Ok(chunk)) = (&pace, &chunk) {
-                    pace.take(chunk.len()).await;
-                }
+            while let Some(chunk) = sending.next().await {
                 if sender.send(chunk).await.is_err() {
                     break;
                 }
             }
         });
-        paced
+        chunks
     }
 
     /// Serves them, and nothing else.
     pub fn router(&self) -> Router {
         Router::new().route("/payload/{sha256}", get(answer)).with_state(Arc::new(self.clone()))
     }
+
+    async fn open(&self, sha256: Sha256) -> io::Result<Opened> {
+        let path = match self.sources.get(&sha256) {
+            None => return Err(io::ErrorKind::NotFound.into()),
+            Some(Source::Memory(bytes)) => return Ok(Opened::Memory(bytes.clone())),
+            Some(Source::Embedded(packed)) => {
+                return Object::new(Packed::Embedded(packed)).map(Arc::new).map(Opened::Packed);
+            }
+            Some(Source::File(path, _) | Source::Stored(path)) => path.clone(),
+        };
+        let size = match self.sources.get(&sha256) {
+            Some(Source::File(_, size)) => Some(*size),
+            _ => None,
+        };
+        let opening = tokio::task::spawn_blocking(move || {
+            let opened = match size {
+                Some(size) => File::open(&path).map(|file| Opened::File(Arc::new(file), size)),
+                None => Object::open(&path).map(Arc::new).map(Opened::Packed),
+            };
+            opened.inspect_err(
+                |error| tracing::error!(path = %path.display(), %error, "a payload cannot be opened"),
+            )
+        });
+        opening.await.map_err(io::Error::other)?
+    }
+
+    fn sending(&self, opened: Opened, name: Sha256, coding: Coding, from: u64, to: u64) -> Sending {
+        let reader = match (opened, coding) {
+            (Opened::Memory(bytes), _) => Reader::of_memory(bytes, from, to),
+            (Opened::File(file, _), _) => Reader::of_file(file, from, to),
+            (Opened::Packed(object), Coding::Zstd) => Reader::of_packed(&object, from, to),
+            (Opened::Packed(object), Coding::Identity) => {
+                Reader::of_content(object, name, self.frames.clone(), from, to)
+            }
+        };
+        Sending { reader, name, pace: self.pace.clone(), _held: self.held.clone() }
+    }
+}
+
+impl Opened {
+    fn is_packed(&self) -> bool {
+        matches!(self, Self::Packed(_))
+    }
+
+    /// The size and the entity tag of a representation. Packed again, a payload has other packed bytes: their tag is the
+    /// packing's.
+    fn representation(&self, name: Sha256, coding: Coding) -> (u64, String) {
+        match (self, coding) {
+            (Self::Memory(bytes), _) => (bytes.len() as u64, format!("\"{name}\"")),
+            (Self::File(_, size), _) => (*size, format!("\"{name}\"")),
+            (Self::Packed(object), Coding::Identity) => (object.size(), format!("\"{name}\"")),
+            (Self::Packed(object), Coding::Zstd) => {
+                let tag: String = object.tag().iter().map(|byte| format!("{byte:02x}")).collect();
+                (object.packed_size(), format!("\"{name}-zstd-{tag}\""))
+            }
+        }
+    }
+}
+
+/// A body on its way.
+struct Sending {
+    reader: Reader,
+    name: Sha256,
+    pace: Option<Arc<Pace>>,
+    _held: Option<Arc<Lock>>,
+}
+
+impl Sending {
+    async fn next(&mut self) -> Option<io::Result<Bytes>> {
+        let most = if self.pace.is_some() { pace::CHUNK_BYTES } else { usize::MAX };
+        let read = self.reader.next(most).await?;
+        match (&read, &self.pace) {
+            (Ok(bytes), Some(pace)) => pace.take(bytes.len()).await,
+            (Ok(_), None) => {}
+            (Err(error), _) => tracing::error!(sha256 = %self.name, %error, "a payload cannot be read"),
+        }
+        Some(read)
+    }
+
+    fn into_body(self) -> Body {
+        Body::from_stream(futures_util::stream::unfold(self, |mut sending| async {
+            sending.next().await.map(|chunk| (chunk, sending))
+        }))
+    }
 }
 
 async fn answer(
     State(payloads): State<Arc<Payloads>>,
     Path(name): Path<String>,
+    method: Method,
     headers: HeaderMap,
 ) -> Response {
-    let found =
-        name.parse::<Sha256>().ok().and_then(|sha256| Some((sha256, payloads.sources.get(&sha256)?.clone())));
-    let Some((sha256, source)) = found else { return StatusCode::NOT_FOUND.into_response() };
-    let size = match &source {
-        Source::Memory(bytes) => bytes.len() as u64,
-        Source::File(_, size) => *size,
+    let Ok(sha256) = name.parse::<Sha256>() else { return StatusCode::NOT_FOUND.into_response() };
+    let opened = match payloads.open(sha256).await {
+        Ok(opened) => opened,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return StatusCode::NOT_FOUND.into_response();
+        }
+        Err(_) => return StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     };
-    let tag = format!("\"{sha256}\"");
-    let text = |name| headers.get(name).and_then(|value: &header::HeaderValue| value.to_str().ok());
-    // RFC 9110, section 13.1.5: a range of another representation is answered with this one, whole.
-    let same = text(header::IF_RANGE).is_none_or(|wanted| wanted == tag);
-    let (status, from, to) = match parse(text(header::RANGE).filter(|_| same), size) {
+    let mut response = match coding::preferred(&headers, opened.is_packed()) {
+        Some(coding) => represent(&payloads, opened, sha256, coding, &method, &headers),
+        None => StatusCode::NOT_ACCEPTABLE.into_response(),
+    };
+    set(&mut response, header::VARY, "Accept-Encoding");
+    response
+}
+
+fn represent(
+    payloads: &Payloads,
+    opened: Opened,
+    sha256: Sha256,
+    coding: Coding,
+    method: &Method,
+    headers: &HeaderMap,
+) -> Response {
+    let (size, tag) = opened.representation(sha256, coding);
+    // RFC 9110, section 13.2.2: the order of conditions.
+    if coding::is_another(headers, &tag) {
+        return StatusCode::PRECONDITION_FAILED.into_response();
+    }
+    if coding::is_known(headers, &tag) {
+        let mut response = StatusCode::NOT_MODIFIED.into_response();
+        set(&mut response, header::ETAG, &tag);
+        return response;
+    }
+    // Section 14.2: ranges are for GET.
+    let range = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
+    let range = range.filter(|_| method == Method::GET && coding::is_range_of(headers, &tag));
+    let (status, from, to) = match parse(range, size) {
         Part::Whole => (StatusCode::OK, 0, size),
         Part::Bytes(from, to) => {
             tracing::info!(%sha256, from, size, "a payload is taken up again");
@@ -120,85 +253,27 @@ async fn answer(
             return (StatusCode::RANGE_NOT_SATISFIABLE, range).into_response();
         }
     };
-    let body = match source {
-        Source::Memory(bytes) => {
-            let index = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).min(bytes.len());
-            let bytes = bytes.slice(index(from)..index(to));
-            match payloads.pace.clone() {
-                None => Body::from(bytes),
-                Some(pace) => paced(chunks(bytes), pace),
-            }
-        }
-        Source::File(path, _) => stream(path, from, to, payloads.pace.clone()),
+    let body = match *method == Method::HEAD {
+        true => Body::empty(),
+        false => payloads.sending(opened, sha256, coding, from, to).into_body(),
     };
     let mut response = Response::new(body);
     *response.status_mut() = status;
-    let mut set = |name, value: String| {
-        if let Ok(value) = value.parse() {
-            response.headers_mut().insert(name, value);
-        }
-    };
-    set(header::ETAG, tag);
-    set(header::ACCEPT_RANGES, "bytes".into());
-    set(header::CONTENT_TYPE, "application/octet-stream".into());
-    set(header::CONTENT_LENGTH, (to - from).to_string());
+    set(&mut response, header::ETAG, &tag);
+    set(&mut response, header::ACCEPT_RANGES, "bytes");
+    set(&mut response, header::CONTENT_TYPE, "application/octet-stream");
+    set(&mut response, header::CONTENT_LENGTH, &(to - from).to_string());
+    if coding == Coding::Zstd {
+        set(&mut response, header::CONTENT_ENCODING, "zstd");
+    }
     if status == StatusCode::PARTIAL_CONTENT {
-        set(header::CONTENT_RANGE, format!("bytes {from}-{}/{size}", to - 1));
+        set(&mut response, header::CONTENT_RANGE, &format!("bytes {from}-{}/{size}", to - 1));
     }
     response
 }
 
-/// The bytes of a file, read by a blocking thread a few chunks ahead. A failing disk cuts the body short, which the
-/// client sees by its length.
-fn stream(path: PathBuf, from: u64, to: u64, pace: Option<Arc<Pace>>) -> Body {
-    let at_once = if pace.is_some() { pace::CHUNK_BYTES } else { CHUNK_BYTES };
-    let mut chunks = read_file(path, from, to, at_once);
-    let chunks = futures_util::stream::poll_fn(move |context| chunks.poll_recv(context));
-    match pace {
-        None => Body::from_stream(chunks),
-        Some(pace) => paced(chunks, pace),
+fn set(response: &mut Response, name: HeaderName, value: &str) {
+    if let Ok(value) = value.parse() {
+        response.headers_mut().insert(name, value);
     }
-}
-
-fn read_file(path: PathBuf, from: u64, to: u64, at_once: usize) -> Chunks {
-    let (sender, chunks) = mpsc::channel::<std::io::Result<Bytes>>(CHUNKS_AHEAD);
-    tokio::task::spawn_blocking(move || {
-        let read = || -> std::io::Result<()> {
-            let mut file = std::fs::File::open(&path)?;
-            file.seek(SeekFrom::Start(from))?;
-            let mut left = to - from;
-            while left > 0 {
-                let length = usize::try_from(left).unwrap_or(at_once).min(at_once);
-                let mut chunk = vec![0; length];
-                file.read_exact(&mut chunk)?;
-                left -= length as u64;
-                if sender.blocking_send(Ok(chunk.into())).is_err() {
-                    break;
-                }
-            }
-            Ok(())
-        };
-        if let Err(error) = read() {
-            tracing::error!(path = %path.display(), %error, "a payload cannot be read");
-            let _ = sender.blocking_send(Err(error));
-        }
-    });
-    chunks
-}
-
-fn chunks(mut bytes: Bytes) -> impl Stream<Item = std::io::Result<Bytes>> + Send {
-    futures_util::stream::iter(std::iter::from_fn(move || {
-        let chunk = bytes.split_to(bytes.len().min(pace::CHUNK_BYTES));
-        (!chunk.is_empty()).then_some(Ok(chunk))
-    }))
-}
-
-fn paced(chunks: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static, pace: Arc<Pace>) -> Body {
-    Body::from_stream(chunks.then(move |chunk| {
-        let pace = pace.clone();
-        async move {
-            pace.take(chunk.as_ref().map_or(0, Bytes::len)).await;
-            chunk
-        }
-    }))
 }

@@ -4,6 +4,7 @@
 //! error for progress and errors. Secrets are never arguments.
 
 mod abort;
+mod cache;
 mod control;
 mod deploy;
 mod progress;
@@ -50,6 +51,8 @@ enum Verb {
     Inventory(Inventory),
     /// Take back what dead runs left on nodes
     Sweep(Sweep),
+    /// Bring baselines into the cache, list and check what is there, remove what is not needed
+    Cache(cache::Cache),
     /// Serve the web console and the API until told to end
     Serve(Serve),
 }
@@ -193,6 +196,7 @@ pub fn main<F: Future<Output = Result<Exit, Ended>>>(serve: impl FnOnce(Serve) -
                 let wait = Duration::from_secs(u64::from(told.wait));
                 sweep::sweep(told.fleet.as_deref(), told.state, told.json, wait).await
             }
+            Verb::Cache(told) => cache::cache(told),
             Verb::Serve(told) => serve(told).await,
         }
     });

@@ -67,5 +67,5 @@ pub fn deployments(given: Option<PathBuf>) -> Result<Deployments, Ended> {
         exit: Exit::Other,
         message: format!("the key in {}: {error}", directory.join(KEY_FILE).display()),
     })?;
-    Ok(Deployments::new(store, Cache::embedded(), registry, port).sealed_by(vault))
+    Ok(Deployments::new(store, Cache::at(&directory), registry, port).sealed_by(vault))
 }

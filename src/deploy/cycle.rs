@@ -2,9 +2,9 @@
 //!
 //! Forward: connect, look, copy, start, open, join, inventory, plan, send, install, verify. Then always, whatever
 //! happened: stop, remove, close, disconnect. Where a component is active only after a restart, the node is restarted
-//! then, and the way in, the verifying and the way back are gone once more. There is no commit. Each step that changes the node arms its undo
-//! first; the unwind takes back what was armed, also the step that was never seen to finish. It must never
-//! interrupt a running flash: a cancel waits for it.
+//! then, and all of that is gone once more for verifying and for what had to wait: one hop, and as many as it takes.
+//! There is no commit. Each step that changes the node arms its undo first; the unwind takes back what was armed, also
+//! the step that was never seen to finish. It must never interrupt a running flash: a cancel waits for it.
 
 use std::time::Duration;
 
@@ -22,11 +22,11 @@ use super::error::{CycleError, on_node};
 use super::event::{ComponentSummary, NodeResult, NodeSummary, State, Step};
 use super::install;
 use super::path::{Established, Interrupt, Path};
-use super::resume::Before;
+use super::resume::{Before, Restarting, Resumed, Stage};
 use super::run::Run;
 
 /// An engine that is told to stop says goodbye within this; if not, the unwind ends it.
-pub(super) const GOODBYE_MAX: Duration = Duration::from_secs(5);
+const GOODBYE_MAX: Duration = Duration::from_secs(5);
 
 /// One node's way through a deployment.
 pub struct Cycle<'a> {
@@ -46,6 +46,10 @@ pub struct Cycle<'a> {
     pub(super) before: Before,
     /// The components, as far as they have come.
     pub components: Vec<ComponentSummary>,
+    /// Those of them that were installed and not yet seen active after a restart.
+    pub(super) fresh: Vec<ComponentId>,
+    /// The node was told to restart, and is not back yet.
+    pub(super) restarting: Option<Restarting>,
     /// The component whose installer was started last.
     pub(super) under_way: Option<ComponentId>,
     /// What the node is, once known.
@@ -65,6 +69,8 @@ impl<'a> Cycle<'a> {
             path: None,
             before: Before::default(),
             components: Vec::new(),
+            fresh: Vec::new(),
+            restarting: None,
             under_way: None,
             inventory: None,
         }
@@ -76,8 +82,8 @@ impl<'a> Cycle<'a> {
         self.tell_end(&forward);
         let mut failed_at = self.step;
         let mut outstanding_traces = self.unwind().await;
-        // Only a node without any trace of ours is restarted.
-        if forward.is_ok() && outstanding_traces.is_empty() && self.wants_reboot() {
+        // Only a node without any trace of ours is restarted. Each hop installs something, so they come to an end.
+        while forward.is_ok() && outstanding_traces.is_empty() && self.wants_reboot() {
             forward = self.reboot().await;
             self.tell_end(&forward);
             failed_at = self.step;
@@ -89,8 +95,9 @@ impl<'a> Cycle<'a> {
             Err(error) => (NodeResult::Failed, Some(on_node(&self.node.address, failed_at, error))),
         };
         let why = match &forward {
-            Err(CycleError::Cancelled) => CANCELLED,
-            _ => "the node failed before",
+            Ok(()) => None,
+            Err(CycleError::Cancelled) => Some(CANCELLED),
+            Err(_) => Some("the node failed before"),
         };
         if let (Err(error), Some(id)) = (&forward, self.under_way.take()) {
             self.doubt(id, error);
@@ -149,29 +156,43 @@ impl<'a> Cycle<'a> {
     }
 
     async fn steps(&mut self) -> Result<(), CycleError> {
-        let mut established = match self.resume().await? {
-            Some(established) => established,
-            // The box died while it took everything back: that goes on.
-            None if !self.components.is_empty() => return Ok(()),
-            None => self.establish().await?,
+        let established = match self.resume().await? {
+            Resumed::Joined(established) => *established,
+            // The box died while it took everything back, or while the node restarted: that goes on.
+            Resumed::Worked => return Ok(()),
+            Resumed::Anew => self.establish().await?,
         };
+        self.employ(established).await
+    }
+
+    /// One hop: all of the engine's work, and its end.
+    pub(super) async fn employ(&mut self, mut established: Established) -> Result<(), CycleError> {
         let mut result = self.work(&mut established).await;
         if result.is_ok() {
-            let (from, done) = (self.before.from.clone(), self.components.clone());
-            result = self.keep(&established, &from, Some(&done)).await;
+            result = self.keep(Some(&established), Stage::Worked).await;
         }
-        // The engine ends by itself when asked; the unwind then finds it gone. An engine that cannot be asked any
-        // more is ended by the unwind, so the answer is of no use here.
+        self.dismiss(established).await;
+        result
+    }
+
+    /// The engine ends by itself when asked; the unwind then finds it gone. An engine that cannot be asked any more is
+    /// ended by the unwind, so the answer is of no use here.
+    pub(super) async fn dismiss(&self, mut established: Established) {
         let _ = tokio::time::timeout(GOODBYE_MAX, established.engine.request(Request::Stop)).await;
         // With one SSH session at a time, the unwind needs the one that control may be inside of.
         established.close().await;
-        result
     }
 
     /// What the engine is there for: what the node is, what is to be done, and doing it.
     async fn work(&mut self, established: &mut Established) -> Result<(), CycleError> {
         if self.run.is_cancelled() {
             install::hear_begun(self, established).await?;
+        }
+        if !self.fresh.is_empty() {
+            self.read_again(established).await?;
+        }
+        if install::is_settled(self) {
+            return Ok(());
         }
         self.enter(Step::Inventory)?;
         match self.ask(established, Request::Inventory, Interrupt::OnCancel).await? {

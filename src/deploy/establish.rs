@@ -22,6 +22,7 @@ use super::cycle::Cycle;
 use super::error::CycleError;
 use super::event::{State, Step};
 use super::path::{Bring, Established};
+use super::resume::Stage;
 use super::store::{Store, StoreError};
 
 /// How long the engine's port may take to answer, in round trips to the node: the kernel answers, in one. A port that a
@@ -89,9 +90,7 @@ impl Cycle<'_> {
             rejoins: 0,
         };
         self.choose(&mut established, blocked).await?;
-        // A second time, after a restart, everything is done already.
-        let done = (!self.components.is_empty()).then(|| self.components.clone());
-        self.keep(&established, &self.before.from, done.as_deref()).await?;
+        self.keep(Some(&established), Stage::Working).await?;
         Ok(established)
     }
 

@@ -1,4 +1,5 @@
-//! A restart of the node between installing and verifying, where a component is active only after one.
+//! A restart of the node between installing and verifying, where a component is active only after one, and between two
+//! hops, where another one waits for that.
 //!
 //! Before it everything is taken back, so a node that never comes back has no trace of ours; after it an engine is
 //! brought in a second time and the versions are read again. Proof of a restart is another boot id, nothing else.
@@ -14,13 +15,13 @@ use crate::error::{Hinted, chain};
 use crate::firmware::outcome::Outcome;
 use crate::firmware::version;
 use crate::fleet::Reboot;
-use crate::wire::message::Request;
 
 use super::cycle::Cycle;
 use super::error::CycleError;
-use super::event::{State, Step};
+use super::event::{ComponentSummary, State, Step};
 use super::install;
 use super::path::{Established, Interrupt};
+use super::resume::{Restarting, Stage};
 
 /// Between two tries to reach the node while it restarts; grows from the first to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
@@ -67,8 +68,13 @@ impl Hinted for RebootError {
 impl Cycle<'_> {
     /// Whether the node is to be restarted now that its components are installed.
     pub(super) fn wants_reboot(&self) -> bool {
-        let any =
-            |test: fn(&Outcome) -> bool| self.components.iter().any(|component| test(&component.outcome));
+        if self.restarting.is_some() {
+            return true;
+        }
+        let fresh = |component: &&ComponentSummary| self.fresh.contains(&component.id);
+        let any = |test: fn(&Outcome) -> bool| {
+            self.components.iter().filter(fresh).any(|component| test(&component.outcome))
+        };
         let wanted = match self.run.options.reboot {
             Reboot::Never => false,
             Reboot::IfNeeded => any(|outcome| *outcome == Outcome::UpdatedRebootNeeded),
@@ -76,7 +82,7 @@ impl Cycle<'_> {
                 any(|outcome| matches!(outcome, Outcome::Updated | Outcome::UpdatedRebootNeeded))
             }
         };
-        if wanted && any(Outcome::is_failure) {
+        if wanted && self.components.iter().any(|component| component.outcome.is_failure()) {
             let why = "not restarted, because not every component ended well".to_owned();
             self.run.tell(&self.node.address, Step::Reboot, State::Progress, Some(why));
             return false;
@@ -84,15 +90,15 @@ impl Cycle<'_> {
         wanted
     }
 
-    /// Restarts the node, waits for it, and reads the versions again into [`Cycle::components`].
+    /// Restarts the node, waits for it, reads the versions again into [`Cycle::components`], and does what had to wait
+    /// for that.
     ///
     /// # Errors
-    /// [`CycleError`]; what was installed is then unverified, once the restart was asked for.
+    /// [`CycleError`]; what is not active for certain is then unverified, once the restart was asked for.
     pub(super) async fn reboot(&mut self) -> Result<(), CycleError> {
-        let before = self.restart().await?;
-        let (since, begun) = (crate::clock::now_rfc3339(), Instant::now());
-        let result = self.verify_after(&before, &since, begun).await;
-        if let Err(error) = &result {
+        let asked = self.go_down().await?;
+        let verified = self.verify_after(&asked, Instant::now()).await;
+        if let Err(error) = &verified {
             let why = match error {
                 CycleError::Cancelled => "cancelled while the node restarted".to_owned(),
                 error => format!("after the restart: {}", chain(error)),
@@ -103,11 +109,25 @@ impl Cycle<'_> {
                 }
             }
         }
-        result
+        self.employ(verified?).await
     }
 
-    /// Tells users, waits as long as wanted, restarts; returns the boot id from before.
-    async fn restart(&mut self) -> Result<String, CycleError> {
+    /// Has the node restart, unless an earlier process of this box has.
+    async fn go_down(&mut self) -> Result<Restarting, CycleError> {
+        let Some(asked) = self.restarting.take() else { return self.restart().await };
+        let seen = self.run.unless_cancelled(boot_id(self)).await;
+        match seen {
+            // It was perhaps never told, or is about to go down: then it is not there for the asking.
+            Ok(Ok(id)) if id == asked.boot_id => match self.restart().await {
+                Err(CycleError::Access(_)) => Ok(asked),
+                done => done,
+            },
+            _ => Ok(asked),
+        }
+    }
+
+    /// Tells users, waits as long as wanted, restarts.
+    async fn restart(&mut self) -> Result<Restarting, CycleError> {
         self.enter(Step::Reboot)?;
         let run = self.run;
         let delay = Duration::from_secs(u64::from(run.options.reboot_delay_s));
@@ -134,15 +154,18 @@ impl Cycle<'_> {
         if run.is_cancelled() {
             return Err(CycleError::Cancelled);
         }
+        let asked = Restarting { boot_id: before, since: crate::clock::now_rfc3339() };
+        self.keep(None, Stage::Restarting(asked.clone())).await?;
         session.restart().await?;
         session.close().await;
         self.tell(State::Done, None);
-        Ok(before)
+        Ok(asked)
     }
 
     /// Waits, brings an engine in, reads the versions. A node that goes away again meanwhile is waited for again.
-    async fn verify_after(&mut self, before: &str, since: &str, begun: Instant) -> Result<(), CycleError> {
-        self.wait_until_back(Some(before), since, begun).await?;
+    async fn verify_after(&mut self, asked: &Restarting, begun: Instant) -> Result<Established, CycleError> {
+        let since = &asked.since;
+        self.wait_until_back(Some(&asked.boot_id), since, begun).await?;
         let mut again = 0;
         loop {
             let error =
@@ -229,22 +252,25 @@ impl Cycle<'_> {
         }
     }
 
-    async fn verify(&mut self) -> Result<(), CycleError> {
+    async fn verify(&mut self) -> Result<Established, CycleError> {
         let mut established = self.establish().await?;
-        self.enter(Step::Verify)?;
-        let result = self.read_again(&mut established).await;
-        // As at the end of the cycle: it ends by itself, or the unwind ends it.
-        let _ =
-            tokio::time::timeout(super::cycle::GOODBYE_MAX, established.engine.request(Request::Stop)).await;
-        established.close().await;
-        result
+        match self.read_again(&mut established).await {
+            Ok(()) => Ok(established),
+            Err(error) => {
+                self.dismiss(established).await;
+                Err(error)
+            }
+        }
     }
 
-    async fn read_again(&mut self, established: &mut Established) -> Result<(), CycleError> {
+    /// Reads the versions of what was installed before the restart. Only of that: a later hop may bring a newer version
+    /// of what an earlier one brought.
+    pub(super) async fn read_again(&mut self, established: &mut Established) -> Result<(), CycleError> {
+        self.enter(Step::Verify)?;
         let baseline = self.run.baseline.clone();
         for index in 0..self.components.len() {
             let Some(mut summary) = self.components.get(index).cloned() else { continue };
-            if !matches!(summary.outcome, Outcome::Updated | Outcome::UpdatedRebootNeeded) {
+            if !self.fresh.contains(&summary.id) {
                 continue;
             }
             let Some(component) = baseline.components.iter().find(|component| component.id == summary.id)
@@ -264,6 +290,8 @@ impl Cycle<'_> {
                 *known = summary;
             }
         }
+        self.fresh.clear();
+        self.keep(Some(established), Stage::Working).await?;
         self.tell(State::Done, None);
         Ok(())
     }

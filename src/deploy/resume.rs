@@ -32,22 +32,62 @@ use super::store::StoreError;
 /// An engine that was reached before answers within this, or another path is taken.
 const PROBE: Duration = Duration::from_secs(2);
 
-/// What is kept of a node while an engine runs there.
+/// What is kept of a node while a deployment works on it.
 #[derive(Serialize, Deserialize)]
 struct Record {
+    /// The engine there; none while the node restarts.
+    engine: Option<Engine>,
+    /// Versions before this hop installed anything.
+    from: Vec<(ComponentId, Option<String>)>,
+    /// How components ended, as far as that was known.
+    done: Vec<ComponentSummary>,
+    /// Those that were not yet seen active after a restart.
+    fresh: Vec<ComponentId>,
+    stage: Stage,
+}
+
+/// What it takes to join an engine again.
+#[derive(Serialize, Deserialize)]
+struct Engine {
     keys: Kept,
     directory: String,
     port: u16,
-    /// Versions before anything was installed.
-    from: Vec<(ComponentId, Option<String>)>,
-    /// How every component ended, once all have.
-    done: Option<Vec<ComponentSummary>>,
+}
+
+/// How far a node had come.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) enum Stage {
+    /// The engine works; what it installed meanwhile it knows itself.
+    Working,
+    /// All that this hop can do is done.
+    Worked,
+    /// The node was told to restart.
+    Restarting(Restarting),
+}
+
+/// A restart that was asked for.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Restarting {
+    /// The boot id before.
+    pub(super) boot_id: String,
+    /// When it was asked for, RFC 3339.
+    pub(super) since: String,
+}
+
+/// Where a node goes on.
+pub(super) enum Resumed {
+    /// At its engine, which still runs.
+    Joined(Box<Established>),
+    /// After this hop's work.
+    Worked,
+    /// At the way in.
+    Anew,
 }
 
 /// What a resumed node knows of before.
 #[derive(Default)]
 pub struct Before {
-    /// Versions before anything was installed.
+    /// Versions before this hop installed anything.
     pub from: Vec<(ComponentId, Option<String>)>,
     /// Components whose installer has begun.
     pub begun: Vec<ComponentId>,
@@ -119,18 +159,17 @@ impl Cycle<'_> {
     /// [`CycleError`] of the store.
     pub(super) async fn keep(
         &self,
-        established: &Established,
-        from: &[(ComponentId, Option<String>)],
-        done: Option<&[ComponentSummary]>,
+        established: Option<&Established>,
+        stage: Stage,
     ) -> Result<(), CycleError> {
         let Some(vault) = &self.run.vault else { return Ok(()) };
-        let record = Record {
+        let engine = established.map(|established| Engine {
             keys: established.authority.kept.clone(),
             directory: established.directory.clone(),
             port: established.address.port(),
-            from: from.to_vec(),
-            done: done.map(<[_]>::to_vec),
-        };
+        });
+        let (from, done, fresh) = (self.before.from.clone(), self.components.clone(), self.fresh.clone());
+        let record = Record { engine, from, done, fresh, stage };
         let plain = Zeroizing::new(serde_json::to_vec(&record).map_err(|_| CycleError::Protocol)?);
         let (deployment, name) = (&self.run.deployment, self.name_of_record());
         let sealed = vault.seal(&place(deployment, &name), &plain).map_err(|_| CycleError::Protocol)?;
@@ -146,14 +185,13 @@ impl Cycle<'_> {
         Ok(plain.and_then(|plain| serde_json::from_slice(&plain).ok()))
     }
 
-    /// The engine that an earlier process of this box left running for this node; none when the node begins anew.
-    /// Where everything was done already, [`Cycle::components`] is full.
+    /// Where this node goes on after an earlier process of this box died: in the same hop, with what was known then.
     ///
     /// # Errors
     /// [`CycleError`].
-    pub(super) async fn resume(&mut self) -> Result<Option<Established>, CycleError> {
+    pub(super) async fn resume(&mut self) -> Result<Resumed, CycleError> {
         if !self.run.resumed {
-            return Ok(None);
+            return Ok(Resumed::Anew);
         }
         let here = recover::place(self.node);
         let outstanding = self.run.store.outstanding().await?.into_iter();
@@ -161,44 +199,57 @@ impl Cycle<'_> {
             .filter(|left| left.deployment == self.run.deployment && recover::place(&left.node) == here)
             .map(|left| (left.entry, left.undo))
             .collect();
-        let record = self.record().await?;
-        // Also where nothing is left on the node: it may have died while the node restarted.
-        if let Some(done) = record.as_ref().and_then(|record| record.done.clone()) {
-            self.components = done;
-            return Ok(None);
+        let Some(record) = self.record().await? else {
+            self.take_back_first().await;
+            return Ok(Resumed::Anew);
+        };
+        (self.components, self.fresh) = (record.done, record.fresh);
+        match record.stage {
+            Stage::Working => {}
+            Stage::Worked => return Ok(Resumed::Worked),
+            Stage::Restarting(restarting) => {
+                self.restarting = Some(restarting);
+                return Ok(Resumed::Worked);
+            }
         }
-        if self.armed.is_empty() {
-            return Ok(None);
-        }
-        if let Some(record) = record {
-            match self.rejoin_kept(record).await {
-                Ok(established) => return Ok(Some(established)),
+        if let Some(engine) = record.engine.filter(|_| !self.armed.is_empty()) {
+            match self.rejoin_kept(engine, record.from).await {
+                Ok(established) => return Ok(Resumed::Joined(Box::new(established))),
                 Err(error) => {
                     let why = format!("the engine cannot be joined again: {}", crate::error::chain(&error));
                     self.run.tell(&self.node.address, Step::Recover, State::Progress, Some(why));
                 }
             }
         }
-        // What is left of the dead run goes first; what cannot is an error of the copy, and listed at the end.
+        self.take_back_first().await;
+        Ok(Resumed::Anew)
+    }
+
+    /// What is left of the dead run goes first; what cannot is an error of the copy, and listed at the end.
+    async fn take_back_first(&mut self) {
         let armed = self.armed.clone();
-        if !self.unwind().await.is_empty() {
+        if !armed.is_empty() && !self.unwind().await.is_empty() {
             self.armed = armed;
         }
-        Ok(None)
     }
 
     /// Joins an engine again, also for a node that is cancelled: joining changes nothing there, and an installer that
     /// runs is to be heard to its end.
-    async fn rejoin_kept(&mut self, record: Record) -> Result<Established, CycleError> {
+    async fn rejoin_kept(
+        &mut self,
+        kept: Engine,
+        from: Vec<(ComponentId, Option<String>)>,
+    ) -> Result<Established, CycleError> {
         let run = self.run.uncancelled();
         let mut cycle = Cycle::new(&run, self.index, self.node);
-        let result = cycle.join_kept(record).await;
+        cycle.before.from = from;
+        let result = cycle.join_kept(kept).await;
         (self.step, self.session) = (cycle.step, cycle.session.take());
         (self.path, self.before) = (cycle.path.take(), cycle.before);
         result
     }
 
-    async fn join_kept(&mut self, record: Record) -> Result<Established, CycleError> {
+    async fn join_kept(&mut self, kept: Engine) -> Result<Established, CycleError> {
         self.connect().await?;
         self.enter(Step::Look)?;
         let run = self.run;
@@ -207,18 +258,18 @@ impl Cycle<'_> {
             return Err(CycleError::EngineGone);
         }
         self.tell(State::Done, Some("the engine still runs".into()));
-        let authority = Authority::from_kept(record.keys)?;
+        let authority = Authority::from_kept(kept.keys)?;
         let payloads = run.serve_payloads(&authority);
         let mut address = self.session()?.peer_address();
-        address.set_port(record.port);
+        address.set_port(kept.port);
         let port = run.driver.reach(address, PROBE).await.map_err(|_| "it does not answer".to_owned());
-        let (engine, tunnel, blocked) = self.join(port, address, &record.directory, &authority).await?;
+        let (engine, tunnel, blocked) = self.join(port, address, &kept.directory, &authority).await?;
         let mut established = Established {
             engine,
             ground,
             authority,
             bring: Bring::Fetch,
-            directory: record.directory,
+            directory: kept.directory,
             address,
             tunnel,
             payloads,
@@ -227,10 +278,8 @@ impl Cycle<'_> {
         self.choose(&mut established, blocked).await?;
         let status = self.ask(&mut established, Request::Status, Interrupt::OnCancel).await?;
         let Reply::Status(status) = status else { return Err(CycleError::Protocol) };
-        self.before = Before {
-            from: record.from,
-            begun: status.installed.into_iter().chain(status.installing.map(|one| one.component)).collect(),
-        };
+        let installing = status.installing.map(|one| one.component);
+        self.before.begun = status.installed.into_iter().chain(installing).collect();
         Ok(established)
     }
 }

@@ -97,6 +97,11 @@ impl InstallCommand {
         }
         self.exit.get(&code.to_string()).copied()
     }
+
+    /// Whether what is installed may be active only after a restart of the node, which the installer's exit code says.
+    pub fn may_need_restart(&self) -> bool {
+        self.exit.values().any(|meaning| *meaning == ExitMeaning::RebootNeeded)
+    }
 }
 
 impl Component {

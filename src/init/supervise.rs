@@ -43,6 +43,17 @@ enum State {
     Ending { pid: Pid },
 }
 
+/// What is there when `serve` is not wanted any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing, and nothing was begun.
+    Nothing,
+    /// The process that is to end.
+    Alive(Pid),
+    /// It has died and waits to be started again: what it had begun on nodes nobody takes back now.
+    Dead,
+}
+
 /// Decides when `serve` is started.
 #[derive(Debug, Default)]
 pub struct Supervisor {
@@ -83,11 +94,15 @@ impl Supervisor {
         }
     }
 
-    /// It is not wanted any more. Returns the process that is to end, if there is one.
-    pub fn end(&mut self) -> Option<Pid> {
-        let pid = self.pid();
-        self.state = pid.map_or(State::Idle, |pid| State::Ending { pid });
-        pid
+    /// It is not wanted any more, and not started again.
+    pub fn end(&mut self) -> Found {
+        let (state, found) = match self.state {
+            State::Running { pid, .. } | State::Ending { pid } => (State::Ending { pid }, Found::Alive(pid)),
+            State::Due { deaths: 1.., .. } => (State::Idle, Found::Dead),
+            State::Due { deaths: 0, .. } | State::Idle => (State::Idle, Found::Nothing),
+        };
+        self.state = state;
+        found
     }
 
     /// It died, or could not be started. Returns the time until the next start, if there is one.
@@ -251,9 +266,27 @@ mod tests {
         let mut supervisor = Supervisor::default();
         supervisor.begin(now);
         supervisor.started(Pid::from_raw(2), now);
-        assert_eq!(supervisor.end(), Some(Pid::from_raw(2)));
+        assert_eq!(supervisor.end(), Found::Alive(Pid::from_raw(2)));
         assert_eq!(supervisor.pid(), Some(Pid::from_raw(2)));
         assert_eq!(supervisor.ended(now), None);
         assert_eq!((supervisor.pid(), supervisor.is_due(now)), (None, false));
+    }
+
+    #[test]
+    fn in_every_state_an_end_finds_what_is_there_and_starts_nothing_again() {
+        let (now, pid) = (Instant::now(), Pid::from_raw(2));
+        for (state, found) in [
+            (State::Idle, Found::Nothing),
+            (State::Due { at: now, deaths: 0 }, Found::Nothing),
+            (State::Due { at: now, deaths: 1 }, Found::Dead),
+            (State::Due { at: now + BACKOFF_MAX, deaths: 9 }, Found::Dead),
+            (State::Running { pid, since: now, deaths: 3 }, Found::Alive(pid)),
+            (State::Ending { pid }, Found::Alive(pid)),
+        ] {
+            let mut supervisor = Supervisor { state };
+            assert_eq!(supervisor.end(), found, "{state:?}");
+            assert!(!supervisor.is_due(now + BACKOFF_MAX), "{state:?}");
+            assert_eq!(supervisor.wakes_at(), None, "{state:?}");
+        }
     }
 }

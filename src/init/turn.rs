@@ -18,8 +18,13 @@ use super::listen::{Serve, ready_text, stopping_text};
 use super::modules::Stage;
 use super::report::Report;
 use super::shutdown::{Exit, Next, SERVE_STOP_MAX, Stop};
+use super::supervise::Found;
 use super::uevents::Heard;
 use super::{Machine, journal_socket, screen, supervise};
+
+/// What a person has to know when nobody takes back any more what is on nodes.
+const LEFT: &str = "what may be left on nodes is taken back when this machine is up again; until then engines let a \
+    running installation finish, and remove themselves when their lease is over";
 
 /// Turns until the machine is to be left.
 pub fn until_down(machine: &mut Machine) -> Exit {
@@ -84,13 +89,18 @@ fn wish(machine: &mut Machine) -> Option<Exit> {
 }
 
 fn begin_stop(machine: &mut Machine, exit: Exit) -> Stop {
-    if let Some(pid) = machine.supervisor.end() {
-        screen::say(&format!(
-            "serve is asked to end: what is being written on nodes is finished, then all is taken back \
-             (at most {} min; ask again to end it at once)",
-            SERVE_STOP_MAX.as_secs() / 60
-        ));
-        let _ = kill(pid, Signal::SIGTERM);
+    match machine.supervisor.end() {
+        Found::Alive(pid) => {
+            screen::say(&format!(
+                "serve is asked to end: what is being written on nodes is finished, then all is taken back \
+                 (at most {} min; ask again to end it at once)",
+                SERVE_STOP_MAX.as_secs() / 60
+            ));
+            let _ = kill(pid, Signal::SIGTERM);
+        }
+        // A service that dies again and again would only hold the machine up.
+        Found::Dead => screen::say(&format!("serve has died and is not started again: {LEFT}")),
+        Found::Nothing => {}
     }
     Stop::begin(exit, Instant::now())
 }
@@ -100,10 +110,7 @@ fn go_on_stopping(machine: &Machine, stop: &mut Stop) -> Option<Exit> {
     match stop.next(serve.is_some(), Instant::now()) {
         Next::Wait(_) => None,
         Next::Kill => {
-            screen::say(
-                "serve is ended before its time: engines let a running installation finish, and remove \
-                 themselves when their lease is over",
-            );
+            screen::say(&format!("serve is ended before its time: {LEFT}"));
             let _ = serve.map(|pid| kill(pid, Signal::SIGKILL));
             None
         }
@@ -198,7 +205,10 @@ fn died(machine: &mut Machine, status: WaitStatus) {
     let wait = machine.supervisor.ended(Instant::now());
     let serve = std::mem::take(&mut machine.serve);
     if wait.is_none() {
-        return screen::note(&format!("serve {how}"));
+        return match status {
+            WaitStatus::Exited(_, 0) => screen::note(&format!("serve {how}")),
+            _ => screen::say(&format!("serve {how}: {LEFT}")),
+        };
     }
     screen::say(&format!("serve {how}{}", again(wait)));
     for line in serve.last_lines().chain(&journal_socket::last_messages()) {

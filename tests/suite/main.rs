@@ -3,6 +3,8 @@
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, missing_docs)] // tests start programs and are no API
 mod boot;
 mod browser;
+mod cache;
+mod cache_http;
 mod console;
 mod cycle;
 mod deployment;

@@ -83,7 +83,7 @@ impl NodeSession for Session {
     }
 
     async fn rest(&mut self) {
-        Self::rest(self).await;
+        Self::rest(self);
     }
 
     async fn boot_id(&mut self) -> Result<String, AccessError> {

@@ -84,7 +84,7 @@ impl Session {
         limit: Duration,
     ) -> Result<Output, AccessError> {
         // Taken out, so that a shell with which anything went wrong is not used again.
-        let mut shell = self.shell.take();
+        let mut shell = self.wake().await;
         let done = tokio::time::timeout(limit, self.run_in(&mut shell, what, body, input)).await;
         match (done, shell) {
             (Ok(Ok(output)), shell) => {

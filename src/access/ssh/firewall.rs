@@ -75,6 +75,7 @@ if has firewall-cmd && runs firewalld; then
     ip -o addr show to ${{3%%%*}} 2>/dev/null | while read -r number link rest; do echo "interface $link"; done
     exit
 fi
+on_nft= legacy=
 for tool in nft iptables ip6tables; do has $tool && echo "tool $tool"; done
 has {tables}-nft && on_nft=$found && echo "program {tables}-nft nf_tables"
 has {tables}-legacy && echo "program {tables}-legacy legacy"
@@ -83,7 +84,8 @@ if has {tables}; then
     echo "program {tables} $version"
     case $version in *nf_tables*) on_nft=$found ;; esac
 fi
-if [ -e /proc/net/{names} ] && grep -qsx filter /proc/net/{names}; then
+while read -r name; do [ $name != filter ] || legacy=1; done 2>/dev/null < /proc/net/{names}
+if [ "$legacy" ]; then
     echo legacy
     for program in {tables}-legacy {tables}; do
         has $program && [ ! "$found" -ef "$on_nft" ] && $program -w 5 -S && break

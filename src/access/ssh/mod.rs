@@ -44,9 +44,6 @@ const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// Key exchange and login take at most this: PAM may ask a slow directory.
 const LOGIN_MAX: Duration = Duration::from_secs(30);
 
-/// Root's shell ends within this when it is told to, or with the connection.
-const CLOSE_MAX: Duration = Duration::from_secs(2);
-
 /// sshd drops connections at random when many arrive at once (`MaxStartups`): tried again so often.
 const DROPPED_TRIES: u32 = 4;
 
@@ -117,6 +114,8 @@ pub struct Session {
     terminal: bool,
     /// Root's shell, once there is one.
     shell: Option<shell::RootShell>,
+    /// The same, while the engine works.
+    resting: Option<shell::Resting>,
 }
 
 /// Judges the host key, and rejects every channel a server would open: nothing here ever asked for one.
@@ -278,6 +277,7 @@ impl Session {
             // su reads from its terminal; sudo says so when it wants one.
             terminal: matches!(target.privilege, Privilege::Su { .. }),
             shell: None,
+            resting: None,
         })
     }
 
@@ -301,18 +301,31 @@ impl Session {
         self.round_trip
     }
 
-    /// Ends root's shell, until the next script needs one: for the time in which the engine works. A shell that waits
-    /// would outlive a connection that is cut without a word.
-    pub async fn rest(&mut self) {
+    /// Lets root's shell rest while only the engine works. It ends if that takes long; the next script then has another.
+    pub fn rest(&mut self) {
         if let Some(shell) = self.shell.take() {
-            // A node that hangs is left to its own connection timeouts.
-            let _ = tokio::time::timeout(CLOSE_MAX, shell.end()).await;
+            self.resting = Some(shell.rest());
+        }
+    }
+
+    /// Root's shell, if there is one still.
+    async fn wake(&mut self) -> Option<shell::RootShell> {
+        match self.resting.take() {
+            Some(resting) => resting.wake().await,
+            None => self.shell.take(),
+        }
+    }
+
+    /// Ends root's shell: nothing of ours runs inside the connection then.
+    async fn end_shell(&mut self) {
+        if let Some(shell) = self.wake().await {
+            shell.end().await;
         }
     }
 
     /// Ends the connection.
     pub async fn close(mut self) {
-        self.rest().await;
+        self.end_shell().await;
         // The other side may be gone already; then there is nothing to say goodbye to.
         let _ = self.handle.disconnect(russh::Disconnect::ByApplication, "", "").await;
     }

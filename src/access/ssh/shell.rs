@@ -1,5 +1,5 @@
-//! A shell with root's rights for all scripts of the way in, and another for the way back: two login shells and two sudos
-//! a cycle. None waits on the node in between, while the engine works.
+//! A shell with root's rights for all scripts of a visit: one login shell and one sudo for the way in and the way back.
+//! While the engine works it rests, and ends when that takes longer.
 //!
 //! Each command by itself would cost the node a channel, a login shell, sudo with its PAM modules and a shell, several
 //! milliseconds of CPU each. So one loop runs there, reads a script, runs it in a subshell, and says how it ended. A
@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use russh::client::Msg;
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 /// The loop. A script is its number of lines, then the lines: nothing of it runs before all of it is there. Both
 /// streams are one, as on a terminal. `TMOUT` would end a read in some shells.
@@ -50,10 +52,32 @@ const PACKETS_AHEAD: usize = 4;
 /// A server that says so only later still gets the next ones after this: 4 MB/s.
 const AHEAD_MAX: Duration = Duration::from_millis(30);
 
+/// A shell that rests ends after this. One that waits would outlive a connection that is cut without a word; it is noted on
+/// the node and would be found, but later.
+const REST_MAX: Duration = Duration::from_secs(5);
+
+/// It ends within this when it is told to, or with the connection.
+const END_MAX: Duration = Duration::from_secs(2);
+
 /// The loop is there, and waits.
 pub struct RootShell {
     reader: ChannelReadHalf,
     writer: ChannelWriteHalf<Msg>,
+}
+
+/// A shell that nobody needs at the moment.
+pub struct Resting {
+    want: oneshot::Sender<()>,
+    task: JoinHandle<Option<RootShell>>,
+}
+
+impl Resting {
+    /// The shell, if it has not ended meanwhile.
+    pub async fn wake(self) -> Option<RootShell> {
+        // Refused by a task that ends it just now.
+        let _ = self.want.send(());
+        self.task.await.ok().flatten()
+    }
 }
 
 /// What came of a script.
@@ -130,9 +154,28 @@ impl RootShell {
 
     /// Ends the loop and what it was started by, so that none of it is left when the connection goes.
     pub async fn end(mut self) {
-        // What is not a script ends it. A shell that is gone already refuses.
-        let _ = self.writer.data_bytes(&b"carena-end\n"[..]).await;
-        while self.reader.wait().await.is_some() {}
+        let end = async {
+            // What is not a script ends it. A shell that is gone already refuses.
+            let _ = self.writer.data_bytes(&b"carena-end\n"[..]).await;
+            while self.reader.wait().await.is_some() {}
+        };
+        // A node that hangs is left to its own connection timeouts.
+        let _ = tokio::time::timeout(END_MAX, end).await;
+    }
+
+    /// Lets it rest: it ends by itself, unless it is wanted before.
+    pub fn rest(self) -> Resting {
+        let (want, wanted) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            tokio::select! {
+                _ = wanted => Some(self),
+                () = tokio::time::sleep(REST_MAX) => {
+                    self.end().await;
+                    None
+                }
+            }
+        });
+        Resting { want, task }
     }
 
     /// Gives the channel up, whatever runs there.

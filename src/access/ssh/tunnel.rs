@@ -31,7 +31,7 @@ impl Session {
     pub async fn attach(&mut self, directory: &str) -> Result<Tunnel, AccessError> {
         let body = script::attach(directory);
         // The one session a server may allow (`MaxSessions 1`) is the tunnel's now.
-        self.rest().await;
+        self.end_shell().await;
         let (begun, first) =
             tokio::time::timeout(BEGIN_MAX, self.begin_stream(&body)).await.map_err(|_| {
                 let what = "joining the engine over SSH";

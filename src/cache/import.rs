@@ -1,0 +1,470 @@
+//! Payloads and baselines into the store: streamed, hashed on the way, whole or not at all, resumed where they were cut.
+//!
+//! A baseline's payloads come first and its manifest last, so a baseline that is there is complete. Whether there is room
+//! is known before the first byte is written, where the source has a size. It must never make visible what does
+//! not hash to what was announced.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::FlockArg;
+
+use super::CacheError;
+use super::pack::{Packing, fill, pack};
+use super::partial::Partial;
+use super::seek_table::FRAME_BYTES;
+use super::store::{Lock, Store, lock, read_manifest};
+use crate::digest::{Hasher, Mismatch, Sha256};
+use crate::durable;
+use crate::error::Hinted;
+use crate::firmware::baseline::{Baseline, MANIFEST};
+use crate::paths::CACHE_PARTIAL;
+
+/// zstd's level for what is imported: much of firmware does not shrink at any level, the rest is read from sticks.
+pub const LEVEL: i32 = 3;
+
+/// Bytes that must stay free: the box's journal needs them.
+const SPARE_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Why something was not imported.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// The source cannot be read, or not any more.
+    #[error("reading {}", path.display())]
+    Source {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The cache cannot be written.
+    #[error("writing the cache in {}", path.display())]
+    Store {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The source is empty, or is no file.
+    #[error("{} is no file with content", path.display())]
+    Nothing {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The source is shorter or longer than its manifest says.
+    #[error("{} has {found} bytes, its manifest says {expected}", path.display())]
+    Length {
+        /// Which.
+        path: PathBuf,
+        /// Bytes that were read.
+        found: u64,
+        /// Bytes there should be.
+        expected: u64,
+    },
+    /// The source is another content than its manifest says.
+    #[error("{}", path.display())]
+    Content {
+        /// Which.
+        path: PathBuf,
+        /// Both digests.
+        #[source]
+        source: Mismatch,
+    },
+    /// The file system has no room.
+    #[error("{needed} bytes are needed in {}, {free} are free", path.display())]
+    Space {
+        /// The store's directory.
+        path: PathBuf,
+        /// Bytes that may be needed, with what must stay free.
+        needed: u64,
+        /// Bytes there are.
+        free: u64,
+    },
+    /// The cache may not grow so far.
+    #[error("{needed} bytes are needed, the cache has {used} of the {max} it may have")]
+    Limit {
+        /// Bytes that may be needed.
+        needed: u64,
+        /// Bytes in use.
+        used: u64,
+        /// The limit.
+        max: u64,
+    },
+    /// The baseline's manifest.
+    #[error(transparent)]
+    Manifest(#[from] CacheError),
+    /// A version that cannot be a directory's name.
+    #[error(
+        "baseline {id}: version \"{version}\" cannot be kept: letters, digits and . _ + - only, 64 at most"
+    )]
+    Version {
+        /// The baseline.
+        id: String,
+        /// Its version.
+        version: String,
+    },
+    /// The same id and version with another manifest is there.
+    #[error("baseline {id}@{version} is in the cache with another manifest")]
+    Conflict {
+        /// The baseline.
+        id: String,
+        /// Its version.
+        version: String,
+    },
+}
+
+impl Hinted for ImportError {
+    fn hint(&self) -> Option<String> {
+        let again = "nothing of it is in the cache; the next import goes on where this one stopped";
+        Some(match self {
+            Self::Source { .. } => again.into(),
+            Self::Store { source, .. } if is_full(source) => {
+                format!("make room, with carena cache gc or elsewhere, and import again; {again}")
+            }
+            Self::Store { .. } => format!("check the file system and its owner; {again}"),
+            Self::Nothing { .. } => {
+                format!("name a directory with a {MANIFEST}, a file, or - for standard input")
+            }
+            Self::Length { .. } => format!("get the whole file and import again; {again}"),
+            Self::Content { .. } => {
+                "the file is damaged or another one; get it again, nothing of it is in the cache".into()
+            }
+            Self::Space { .. } => "make room, with carena cache gc or elsewhere; nothing was written".into(),
+            Self::Limit { .. } => {
+                "remove what is not needed with carena cache remove and gc, or raise --cache-max; nothing was \
+                 written"
+                    .into()
+            }
+            Self::Manifest(error) => return error.hint(),
+            Self::Version { .. } => "correct the version in its manifest".into(),
+            Self::Conflict { id, version } => {
+                format!("give the new one another version, or first: carena cache remove {id}@{version}")
+            }
+        })
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// A payload that is in the store now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Payload {
+    /// Its name.
+    pub sha256: Sha256,
+    /// Bytes of its content.
+    pub size: u64,
+    /// Bytes it takes.
+    pub stored: u64,
+    /// Bytes of content that an import before this one had brought.
+    pub resumed: u64,
+    /// It was there already.
+    pub was_there: bool,
+}
+
+/// A baseline that is in the store now.
+#[derive(Debug)]
+pub struct ImportedBaseline {
+    /// What it says.
+    pub baseline: Baseline,
+    /// Its payloads, each once.
+    pub payloads: Vec<Payload>,
+    /// All of it was there already.
+    pub was_there: bool,
+}
+
+/// What a payload should be; nothing is known of a stream.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Expected {
+    /// Its name.
+    pub sha256: Option<Sha256>,
+    /// Bytes of its content.
+    pub size: Option<u64>,
+}
+
+/// Hears of each step: the source, bytes of it that are done, and how many there are.
+pub type Told<'a> = dyn FnMut(&Path, u64, Option<u64>) + 'a;
+
+/// What imports into a store. While one lives nothing is removed from it.
+pub struct Importer {
+    store: Store,
+    max: Option<u64>,
+    packing: Packing,
+    _lock: Lock,
+}
+
+impl Importer {
+    /// Into `store`, whose payloads may take `max` bytes. Waits for who removes.
+    ///
+    /// # Errors
+    /// [`ImportError::Store`].
+    pub fn new(store: Store, max: Option<u64>) -> Result<Self, ImportError> {
+        let lock = store.lock_shared().map_err(|source| unwritable(&store, source))?;
+        Ok(Self { store, max, packing: Packing::at_level(LEVEL), _lock: lock })
+    }
+
+    /// A file.
+    ///
+    /// # Errors
+    /// [`ImportError`].
+    pub fn file(&self, path: &Path, expected: Expected, told: &mut Told<'_>) -> Result<Payload, ImportError> {
+        if let Some(there) = expected.sha256.and_then(|sha256| self.there(sha256)) {
+            return Ok(there);
+        }
+        let unreadable = |source| ImportError::Source { path: path.to_owned(), source };
+        let file = File::open(path).map_err(unreadable)?;
+        let metadata = file.metadata().map_err(unreadable)?;
+        if metadata.is_dir() {
+            return Err(ImportError::Nothing { path: path.to_owned() });
+        }
+        // A pipe has no size.
+        let size = expected.size.or(metadata.is_file().then_some(metadata.len()));
+        if let Some(size) = size {
+            self.reserve(size)?;
+        }
+        self.stream(path, file, Expected { size, ..expected }, told)
+    }
+
+    /// Whatever a reader yields; `name` stands for it in errors.
+    ///
+    /// # Errors
+    /// [`ImportError`].
+    pub fn stream(
+        &self,
+        name: &Path,
+        source: impl Read,
+        expected: Expected,
+        told: &mut Told<'_>,
+    ) -> Result<Payload, ImportError> {
+        // One byte more than announced tells that there are more.
+        let most = expected.size.map_or(u64::MAX, |size| size.saturating_add(1));
+        let mut source = Watched { source: source.take(most), failed: false };
+        let mut first = Vec::new();
+        let unreadable = |source| ImportError::Source { path: name.to_owned(), source };
+        fill(&mut source, &mut first).map_err(unreadable)?;
+        if first.is_empty() {
+            return Err(ImportError::Nothing { path: name.to_owned() });
+        }
+        let mut partial = self.partial(&first)?;
+        let (mut hasher, mut size) = (Hasher::new(), 0);
+        let mut seen = |content: &[u8]| {
+            hasher.update(content);
+            size += content.len() as u64;
+            told(name, size, expected.size);
+        };
+        let mut resumed = 0;
+        let copied = partial
+            .take_up(
+                first,
+                |content| fill(&mut source, content),
+                |content| {
+                    resumed += content.len() as u64;
+                    seen(content);
+                },
+            )
+            .and_then(|rest| {
+                let rest = rest.chain(&mut source);
+                let room = self.max.map(|max| max.saturating_sub(self.store.used().unwrap_or(0)));
+                let end = room.map(|room| room.saturating_add(partial.packed()));
+                pack(rest, self.packing, &mut seen, |frame, content| {
+                    if end.is_some_and(|end| partial.packed() + frame.len() as u64 > end) {
+                        return Err(io::ErrorKind::FileTooLarge.into());
+                    }
+                    partial.push(frame, content)
+                })
+            });
+        if let Err(error) = copied {
+            return Err(self.stopped(partial, name, error, source.failed));
+        }
+        if let Some(expected) = expected.size.filter(|expected| *expected != size) {
+            let _ = partial.keep();
+            return Err(ImportError::Length { path: name.to_owned(), found: size, expected });
+        }
+        self.whole(partial, name, hasher, expected.sha256, |sha256, stored| Payload {
+            sha256,
+            size,
+            stored,
+            resumed,
+            was_there: false,
+        })
+    }
+
+    fn there(&self, sha256: Sha256) -> Option<Payload> {
+        let path = self.store.object_path(sha256);
+        let (size, stored) = (self.store.object(sha256).ok()?.size(), path.metadata().ok()?.len());
+        Some(Payload { sha256, size, stored, resumed: 0, was_there: true })
+    }
+
+    fn partial(&self, first: &[u8]) -> Result<Partial, ImportError> {
+        let folder = self.store.root().join(CACHE_PARTIAL);
+        durable::create_directory(&folder)
+            .and_then(|()| Partial::open(folder.join(Sha256::of(first).to_string())))
+            .map_err(|source| unwritable(&self.store, source))
+    }
+
+    /// What is left of an import that ends early.
+    fn stopped(&self, partial: Partial, name: &Path, error: io::Error, of_source: bool) -> ImportError {
+        if of_source {
+            let _ = partial.keep();
+            return ImportError::Source { path: name.to_owned(), source: error };
+        }
+        if let (io::ErrorKind::FileTooLarge, Some(max)) = (error.kind(), self.max) {
+            let used = self.store.used().unwrap_or_default();
+            let _ = partial.discard();
+            return ImportError::Limit { needed: FRAME_BYTES as u64, used, max };
+        }
+        if is_full(&error) {
+            partial.give_back();
+        }
+        unwritable(&self.store, error)
+    }
+
+    /// Everything was read: a payload, if it is the right one.
+    fn whole(
+        &self,
+        partial: Partial,
+        name: &Path,
+        hasher: Hasher,
+        expected: Option<Sha256>,
+        payload: impl FnOnce(Sha256, u64) -> Payload,
+    ) -> Result<Payload, ImportError> {
+        let failed = |source| unwritable(&self.store, source);
+        let found = hasher.finish();
+        if let Some(expected) = expected.filter(|expected| *expected != found) {
+            partial.discard().map_err(failed)?;
+            let source = Mismatch { expected, found };
+            return Err(ImportError::Content { path: name.to_owned(), source });
+        }
+        if let Some(there) = self.there(found) {
+            partial.discard().map_err(failed)?;
+            return Ok(there);
+        }
+        match partial.publish(&self.store.object_path(found)) {
+            Ok(stored) => Ok(payload(found, stored)),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// A baseline's directory: each payload that is not there yet, then the manifest.
+    ///
+    /// # Errors
+    /// [`ImportError`]; payloads that were whole stay.
+    pub fn baseline(&self, directory: &Path, told: &mut Told<'_>) -> Result<ImportedBaseline, ImportError> {
+        let (baseline, text) = read_manifest(&directory.join(MANIFEST))?;
+        let (id, version) = (baseline.id.to_string(), baseline.version.clone());
+        if !can_be_a_name(&version) {
+            return Err(ImportError::Version { id, version });
+        }
+        let target = self.store.manifest_path(&id, &version);
+        let mut was_there = same_manifest(&target, &text, &id, &version)?;
+        self.reserve_all(directory, &baseline)?;
+        let (mut payloads, mut names) = (Vec::new(), BTreeSet::new());
+        for component in baseline.components.iter().filter(|component| names.insert(component.sha256)) {
+            let expected = Expected { sha256: Some(component.sha256), size: Some(component.size) };
+            let payload = self.file(&directory.join(&component.payload), expected, told)?;
+            was_there &= payload.was_there;
+            payloads.push(payload);
+        }
+        self.manifest(&target, &text, &id, &version)?;
+        Ok(ImportedBaseline { baseline, payloads, was_there })
+    }
+
+    /// Of two that import the same version at once, the second finds the first's manifest.
+    fn manifest(&self, target: &Path, text: &str, id: &str, version: &str) -> Result<(), ImportError> {
+        let failed = |source| unwritable(&self.store, source);
+        let folder = target.parent().unwrap_or(self.store.root());
+        durable::create_directory(folder).map_err(failed)?;
+        let _alone =
+            File::open(folder).and_then(|file| lock(file, FlockArg::LockExclusive)).map_err(failed)?;
+        if same_manifest(target, text, id, version)? {
+            return Ok(());
+        }
+        durable::write(target, text.as_bytes(), 0o600).map_err(failed)
+    }
+
+    /// Presence and sizes of all payloads, and room for those that are missing, before the first is read.
+    fn reserve_all(&self, directory: &Path, baseline: &Baseline) -> Result<(), ImportError> {
+        let (mut needed, mut names) = (0_u64, BTreeSet::new());
+        for component in &baseline.components {
+            if self.store.contains(component.sha256) || !names.insert(component.sha256) {
+                continue;
+            }
+            let path = directory.join(&component.payload);
+            let found = match std::fs::metadata(&path) {
+                Ok(metadata) => metadata.len(),
+                Err(source) => return Err(ImportError::Source { path, source }),
+            };
+            if found != component.size {
+                return Err(ImportError::Length { path, found, expected: component.size });
+            }
+            needed = needed.saturating_add(component.size);
+        }
+        if needed == 0 { Ok(()) } else { self.reserve(needed) }
+    }
+
+    /// Whether `size` bytes of content fit, if none of it shrinks.
+    fn reserve(&self, size: u64) -> Result<(), ImportError> {
+        let failed = |source: io::Error| unwritable(&self.store, source);
+        let root = self.store.root();
+        let partials = self.store.partials().map_err(failed)?;
+        let begun: u64 = partials.iter().map(|(_, bytes)| bytes).sum();
+        let needed = packed_bytes_max(size).saturating_sub(begun);
+        if let Some(max) = self.max {
+            let used = self.store.used().map_err(failed)?;
+            if used.saturating_add(needed) > max {
+                return Err(ImportError::Limit { needed, used, max });
+            }
+        }
+        let stat = nix::sys::statvfs::statvfs(root).map_err(|error| failed(error.into()))?;
+        let free = stat.blocks_available() * stat.fragment_size();
+        let needed = needed.saturating_add(SPARE_BYTES);
+        if needed > free {
+            return Err(ImportError::Space { path: root.to_owned(), needed, free });
+        }
+        Ok(())
+    }
+}
+
+fn unwritable(store: &Store, source: io::Error) -> ImportError {
+    ImportError::Store { path: store.root().to_owned(), source }
+}
+
+/// What content takes that does not shrink: blocks' and frames' heads, the seek table.
+fn packed_bytes_max(size: u64) -> u64 {
+    let frames = size / FRAME_BYTES as u64 + 1;
+    size.saturating_add(frames.saturating_mul(64)).saturating_add(4096)
+}
+
+fn can_be_a_name(version: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
+    (1..=64).contains(&version.len()) && !version.starts_with('.') && version.chars().all(plain)
+}
+
+/// Whether the same manifest is there; another one under its name is refused.
+fn same_manifest(target: &Path, text: &str, id: &str, version: &str) -> Result<bool, ImportError> {
+    match std::fs::read(target) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(ImportError::Store { path: target.to_owned(), source }),
+        Ok(there) if there == text.as_bytes() => Ok(true),
+        Ok(_) => Err(ImportError::Conflict { id: id.to_owned(), version: version.to_owned() }),
+    }
+}
+
+/// A source that remembers that it failed.
+struct Watched<R> {
+    source: R,
+    failed: bool,
+}
+
+impl<R: Read> Read for Watched<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.source.read(into);
+        self.failed |= matches!(&read, Err(error) if error.kind() != io::ErrorKind::Interrupted);
+        read
+    }
+}

@@ -1,0 +1,229 @@
+//! The cache's part of the state directory: packed payloads by their content's SHA-256, and imported baselines.
+//!
+//! A payload or a manifest appears under its name whole and durable, or not at all; what is not whole yet is elsewhere.
+//! Locks belong to the kernel and end with their process: imports share one, removing takes it alone, and who uses
+//! a baseline holds its manifest. Nothing is made before the first import. It must never serve what `verify` found broken.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::fcntl::{Flock, FlockArg};
+
+use super::CacheError;
+use super::object::Object;
+use crate::digest::Sha256;
+use crate::durable;
+use crate::firmware::baseline::{Baseline, MANIFEST, MANIFEST_BYTES_MAX};
+use crate::paths::{
+    CACHE_BASELINES, CACHE_DIRECTORY, CACHE_LOCK, CACHE_OBJECTS, CACHE_PARTIAL, CACHE_QUARANTINE,
+};
+
+/// A lock on a file, until it is dropped or its process ends.
+pub type Lock = Flock<File>;
+
+/// A packed payload in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stored {
+    /// Its name.
+    pub sha256: Sha256,
+    /// Bytes it takes.
+    pub bytes: u64,
+}
+
+/// An imported baseline.
+#[derive(Debug)]
+pub struct Imported {
+    /// Its manifest's file.
+    pub path: PathBuf,
+    /// What it says, or why it cannot be used.
+    pub baseline: Result<Baseline, CacheError>,
+}
+
+/// The store in a state directory. It need not be there yet.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: Arc<Path>,
+}
+
+impl Store {
+    /// That of a state directory.
+    pub fn at(state: &Path) -> Self {
+        Self { root: state.join(CACHE_DIRECTORY).into() }
+    }
+
+    /// Its directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where a payload is, or would be.
+    pub fn object_path(&self, sha256: Sha256) -> PathBuf {
+        let name = sha256.to_string();
+        let (folder, rest) = name.split_at(2);
+        self.root.join(CACHE_OBJECTS).join(folder).join(format!("{rest}.zst"))
+    }
+
+    /// Whether a payload is there.
+    pub fn contains(&self, sha256: Sha256) -> bool {
+        self.object_path(sha256).exists()
+    }
+
+    /// Opens a payload.
+    ///
+    /// # Errors
+    /// As [`Object::open`].
+    pub fn object(&self, sha256: Sha256) -> io::Result<Object> {
+        Object::open(&self.object_path(sha256))
+    }
+
+    /// All payloads, by name.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn objects(&self) -> io::Result<Vec<Stored>> {
+        let mut objects = Vec::new();
+        for folder in list(&self.root.join(CACHE_OBJECTS))? {
+            for path in list(&folder)? {
+                let name = |path: &Path| path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+                let (Some(first), Some(rest)) = (name(&folder), name(&path)) else { continue };
+                let Some(Ok(sha256)) = rest.strip_suffix(".zst").map(|rest| format!("{first}{rest}").parse())
+                else {
+                    continue;
+                };
+                objects.push(Stored { sha256, bytes: path.metadata()?.len() });
+            }
+        }
+        Ok(objects)
+    }
+
+    /// What is not whole yet: files and their bytes.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn partials(&self) -> io::Result<Vec<(PathBuf, u64)>> {
+        sizes(&self.root.join(CACHE_PARTIAL))
+    }
+
+    /// What was found to be broken: files and their bytes.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn quarantined(&self) -> io::Result<Vec<(PathBuf, u64)>> {
+        sizes(&self.root.join(CACHE_QUARANTINE))
+    }
+
+    /// Bytes that payloads take, whole or not.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn used(&self) -> io::Result<u64> {
+        let objects: u64 = self.objects()?.iter().map(|object| object.bytes).sum();
+        let others = self.partials()?.into_iter().chain(self.quarantined()?);
+        Ok(objects + others.map(|(_, bytes)| bytes).sum::<u64>())
+    }
+
+    /// All imported baselines.
+    ///
+    /// # Errors
+    /// Those of the file system; a manifest that cannot be used is in the list.
+    pub fn baselines(&self) -> io::Result<Vec<Imported>> {
+        let mut baselines = Vec::new();
+        for id in list(&self.root.join(CACHE_BASELINES))? {
+            for version in list(&id)? {
+                let path = version.join(MANIFEST);
+                // A baseline that is being imported or removed is none.
+                if path.exists() {
+                    let baseline = read_manifest(&path).map(|(baseline, _)| baseline);
+                    baselines.push(Imported { baseline, path });
+                }
+            }
+        }
+        Ok(baselines)
+    }
+
+    /// Where a baseline's manifest is, or would be.
+    pub fn manifest_path(&self, id: &str, version: &str) -> PathBuf {
+        self.root.join(CACHE_BASELINES).join(id).join(version).join(MANIFEST)
+    }
+
+    /// Keeps a baseline from being removed, for as long as the lock lives.
+    ///
+    /// # Errors
+    /// Those of the file system; "would block" while it is being removed.
+    pub fn hold(&self, manifest: &Path) -> io::Result<Lock> {
+        let held = lock(File::open(manifest)?, FlockArg::LockSharedNonblock)?;
+        // Removed between the two.
+        std::fs::metadata(manifest)?;
+        Ok(held)
+    }
+
+    /// Shared with other imports; waits for who removes.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(super) fn lock_shared(&self) -> io::Result<Lock> {
+        lock(self.lock_file()?, FlockArg::LockShared)
+    }
+
+    /// Alone.
+    ///
+    /// # Errors
+    /// "Would block" while anything is imported or removed.
+    pub(super) fn lock_alone(&self) -> io::Result<Lock> {
+        lock(self.lock_file()?, FlockArg::LockExclusiveNonblock)
+    }
+
+    fn lock_file(&self) -> io::Result<File> {
+        durable::create_directory(&self.root)?;
+        let path = self.root.join(CACHE_LOCK);
+        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)
+    }
+
+    /// Takes a broken payload out of use.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(super) fn quarantine(&self, sha256: Sha256) -> io::Result<()> {
+        let folder = self.root.join(CACHE_QUARANTINE);
+        durable::create_directory(&folder)?;
+        durable::move_file(&self.object_path(sha256), &folder.join(format!("{sha256}.zst")))
+    }
+}
+
+/// Locks an open file.
+pub(super) fn lock(file: File, how: FlockArg) -> io::Result<Lock> {
+    Flock::lock(file, how).map_err(|(_, error)| error.into())
+}
+
+/// A manifest and its text.
+///
+/// # Errors
+/// [`CacheError`].
+pub fn read_manifest(path: &Path) -> Result<(Baseline, String), CacheError> {
+    let failed = |source| CacheError::File { path: path.to_owned(), source };
+    let found = std::fs::metadata(path).map_err(failed)?.len();
+    if found > MANIFEST_BYTES_MAX {
+        return Err(CacheError::Size { path: path.to_owned(), found, expected: MANIFEST_BYTES_MAX });
+    }
+    let text = std::fs::read_to_string(path).map_err(failed)?;
+    Ok((Baseline::parse(&text, &path.display().to_string())?, text))
+}
+
+/// What is in a directory, sorted; nothing when there is none.
+fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+    paths.sort();
+    Ok(paths)
+}
+
+fn sizes(directory: &Path) -> io::Result<Vec<(PathBuf, u64)>> {
+    let size = |path: PathBuf| Ok((path.metadata()?.len(), path)).map(|(bytes, path)| (path, bytes));
+    list(directory)?.into_iter().map(size).collect()
+}

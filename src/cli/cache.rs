@@ -1,0 +1,343 @@
+//! `carena cache`: baselines and payloads into the box's cache, what is there, whether it is right, and out again.
+//!
+//! It works on the state directory alone, beside a `carena serve` that uses it: the cache's own locks keep the two apart.
+
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+
+use crate::cache::check::CheckError;
+use crate::cache::import::{Expected, ImportError, Importer, Payload};
+use crate::cache::{Cache as Layers, Place, Store};
+use crate::error::explain;
+use crate::firmware::outcome::Exit;
+
+use super::setup::{Ended, state};
+use super::terminal::{complain, say};
+
+/// What `carena cache` is told.
+#[derive(Args)]
+pub struct Cache {
+    #[command(subcommand)]
+    verb: Verb,
+    /// One JSON object a line
+    #[arg(long, global = true)]
+    json: bool,
+    /// Directory of the store
+    #[arg(long, global = true, value_name = "DIR")]
+    state: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Bring baselines (directories) and payloads (files) in
+    #[command(after_help = IMPORT_HELP)]
+    Import {
+        /// A directory with a baseline.toml, a file, or - for standard input
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+        /// Refuse what would make the cache larger than this: bytes, or with KiB, MiB, GiB, TiB
+        #[arg(long, value_name = "SIZE", value_parser = size)]
+        cache_max: Option<u64>,
+    },
+    /// Show what there is
+    List,
+    /// Hash everything anew; what is broken is taken out of use
+    Verify,
+    /// Remove payloads that no baseline needs, and what is left of cut imports
+    Gc,
+    /// Remove imported baselines; their payloads stay until gc
+    Remove {
+        /// ID@VERSION, or ID for its newest version
+        #[arg(required = true, value_name = "ID")]
+        names: Vec<String>,
+    },
+}
+
+const IMPORT_HELP: &str = "A cut import leaves nothing in the cache; the next one of the same content goes on where it \
+    stopped. A payload that no baseline names stays until carena cache gc.";
+
+/// Carries it out.
+pub fn cache(told: Cache) -> Result<Exit, Ended> {
+    let directory = state(told.state);
+    let store = Store::at(&directory);
+    match told.verb {
+        Verb::Import { paths, cache_max } => import(store, &paths, cache_max, told.json),
+        Verb::List => list(&Layers::at(&directory), &store, told.json),
+        Verb::Verify => verify(&store, told.json),
+        Verb::Gc => gc(&store, told.json),
+        Verb::Remove { names } => remove(&store, &names, told.json),
+    }
+}
+
+/// A number of bytes, as people write it.
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit: u64 = match text.get(digits.len()..).unwrap_or_default().trim() {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        other => return Err(format!("\"{other}\" is none of KiB, MiB, GiB, TiB")),
+    };
+    let number: u64 = digits.trim().parse().map_err(|_| "it is no whole number".to_owned())?;
+    number.checked_mul(unit).ok_or_else(|| "it is too large".to_owned())
+}
+
+/// A bar on a terminal, nothing elsewhere.
+fn bar(json: bool) -> ProgressBar {
+    let shown = !json && std::io::stderr().is_terminal();
+    let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let bar = ProgressBar::with_draw_target(None, target);
+    let template = "{msg:40!} {wide_bar} {bytes:>10} of {total_bytes:>10} {bytes_per_sec:>12}";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn plural(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// Every path is tried; the exit code is the first failure's.
+fn import(store: Store, paths: &[PathBuf], max: Option<u64>, json: bool) -> Result<Exit, Ended> {
+    let importer = Importer::new(store, max).map_err(|error| Ended::with(Exit::Other, &error))?;
+    let (mut failed, mut news) = (None, false);
+    for path in paths {
+        match import_one(&importer, path, json) {
+            Ok(was_there) => news |= !was_there,
+            Err(error) => {
+                if json {
+                    say(&json!({"path": path, "state": "failed", "error": explain(&error)}).to_string());
+                } else {
+                    complain(&format!("carena: {}", explain(&error)));
+                }
+                failed.get_or_insert(exit(&error));
+            }
+        }
+    }
+    let exit = failed.unwrap_or(if news { Exit::Done } else { Exit::NothingNeeded });
+    if json {
+        say(&json!({"summary": {"paths": paths.len(), "exit": exit as u8}}).to_string());
+    }
+    Ok(exit)
+}
+
+fn exit(error: &ImportError) -> Exit {
+    match error {
+        ImportError::Source { .. }
+        | ImportError::Store { .. }
+        | ImportError::Space { .. }
+        | ImportError::Limit { .. } => Exit::Other,
+        _ => Exit::BadInput,
+    }
+}
+
+/// Whether all of it was there already.
+fn import_one(importer: &Importer, path: &Path, json: bool) -> Result<bool, ImportError> {
+    let bar = bar(json);
+    let mut told = |source: &Path, done: u64, all: Option<u64>| {
+        if bar.position() > done || bar.length() != all {
+            bar.set_message(source.file_name().unwrap_or_default().to_string_lossy().into_owned());
+            bar.set_length(all.unwrap_or(0));
+        }
+        bar.set_position(done);
+    };
+    let place = path.display();
+    if path.is_dir() {
+        let imported = importer.baseline(path, &mut told)?;
+        bar.finish_and_clear();
+        let (id, version) = (&imported.baseline.id, &imported.baseline.version);
+        if json {
+            let payloads: Vec<Value> = imported.payloads.iter().map(payload_json).collect();
+            let state = state_of(imported.was_there);
+            say(&json!({"path": path, "state": state, "baseline": id, "version": version, "payloads": payloads})
+                .to_string());
+        } else {
+            let stored: u64 = imported.payloads.iter().map(|payload| payload.stored).sum();
+            let size: u64 = imported.payloads.iter().map(|payload| payload.size).sum();
+            say(&format!(
+                "{place}: baseline {id}@{version} {}, {} of {} in {}",
+                if imported.was_there { "was there already" } else { "imported" },
+                plural(imported.payloads.len(), "payload"),
+                HumanBytes(size),
+                HumanBytes(stored)
+            ));
+        }
+        return Ok(imported.was_there);
+    }
+    let payload = match path.to_str() {
+        Some("-") => {
+            let name = Path::new("standard input");
+            importer.stream(name, std::io::stdin().lock(), Expected::default(), &mut told)?
+        }
+        _ => importer.file(path, Expected::default(), &mut told)?,
+    };
+    bar.finish_and_clear();
+    if json {
+        let state = state_of(payload.was_there);
+        say(&json!({"path": path, "state": state, "payloads": [payload_json(&payload)]}).to_string());
+    } else {
+        let how = if payload.was_there { "was there already" } else { "imported" };
+        let (size, stored) = (HumanBytes(payload.size), HumanBytes(payload.stored));
+        say(&format!("{place}: payload {} {how}, {size} in {stored}", payload.sha256));
+    }
+    Ok(payload.was_there)
+}
+
+fn state_of(was_there: bool) -> &'static str {
+    if was_there { "there" } else { "imported" }
+}
+
+fn payload_json(payload: &Payload) -> Value {
+    json!({"sha256": payload.sha256, "size": payload.size, "stored_bytes": payload.stored,
+           "resumed_bytes": payload.resumed, "was_there": payload.was_there})
+}
+
+fn broken_store(store: &Store) -> impl Fn(std::io::Error) -> Ended + '_ {
+    |source| Ended::with(Exit::Other, &CheckError::Store { path: store.root().to_owned(), source })
+}
+
+fn list(layers: &Layers, store: &Store, json: bool) -> Result<Exit, Ended> {
+    let failed = broken_store(store);
+    let all = layers.all();
+    let needed: std::collections::HashSet<_> = all
+        .iter()
+        .filter(|(_, place)| *place != Place::Embedded)
+        .flat_map(|(baseline, _)| baseline.components.iter().map(|component| component.sha256))
+        .collect();
+    for (baseline, place) in &all {
+        let place = if *place == Place::Embedded { "embedded" } else { "imported" };
+        let bytes: u64 = baseline.components.iter().map(|component| component.size).sum();
+        let (id, version, title) = (&baseline.id, &baseline.version, &baseline.title);
+        let components = baseline.components.len();
+        say(&if json {
+            json!({"baseline": id, "version": version, "title": title, "place": place, "components": components,
+                   "bytes": bytes})
+            .to_string()
+        } else {
+            let (name, count) = (format!("{id}@{version}"), plural(components, "component"));
+            format!("{name:<32} {place}  {count:<15} {:>11}  {title}", HumanBytes(bytes).to_string())
+        });
+    }
+    for imported in store.baselines().map_err(&failed)? {
+        if let Err(error) = imported.baseline {
+            complain(&format!("carena: {}", explain(&error)));
+        }
+    }
+    let objects = store.objects().map_err(&failed)?;
+    let stored: u64 = objects.iter().map(|object| object.bytes).sum();
+    let content: u64 =
+        objects.iter().filter_map(|object| Some(store.object(object.sha256).ok()?.size())).sum();
+    let loose = objects.iter().filter(|object| !needed.contains(&object.sha256)).count();
+    let partials = store.partials().map_err(&failed)?.len();
+    let broken = store.quarantined().map_err(&failed)?.len();
+    say(&if json {
+        json!({"summary": {"payloads": objects.len(), "bytes": content, "stored_bytes": stored,
+               "of_no_baseline": loose, "cut_imports": partials, "broken": broken, "exit": 0}})
+        .to_string()
+    } else {
+        format!(
+            "imported: {}, {} in {}; {loose} of no baseline, {}, {broken} broken",
+            plural(objects.len(), "payload"),
+            HumanBytes(content),
+            HumanBytes(stored),
+            plural(partials, "cut import"),
+        )
+    });
+    Ok(Exit::Done)
+}
+
+fn verify(store: &Store, json: bool) -> Result<Exit, Ended> {
+    let bar = bar(json);
+    bar.set_message("verifying");
+    let verified = store.verify(|bytes| bar.inc(bytes));
+    bar.finish_and_clear();
+    let verified = verified.map_err(|error| Ended::with(Exit::Other, &error))?;
+    for fault in &verified.faults {
+        if json {
+            say(&json!({"what": fault.what, "why": fault.why}).to_string());
+        } else {
+            complain(&format!("{}: {}", fault.what, fault.why));
+        }
+    }
+    let exit = if verified.faults.is_empty() { Exit::Done } else { Exit::Failed };
+    let (objects, baselines, faults) = (verified.objects, verified.baselines, verified.faults.len());
+    say(&if json {
+        json!({"summary": {"payloads": objects, "baselines": baselines, "bytes": verified.bytes, "faults": faults,
+               "exit": exit as u8}})
+        .to_string()
+    } else {
+        let words = if faults == 0 { "all right".to_owned() } else { plural(faults, "fault") };
+        let (payloads, imported) = (plural(objects, "payload"), plural(baselines, "imported baseline"));
+        format!("{payloads} ({}) and {imported}: {words}", HumanBytes(verified.bytes))
+    });
+    Ok(exit)
+}
+
+fn refused(error: &CheckError) -> Ended {
+    let exit = match error {
+        CheckError::Store { .. } | CheckError::Busy => Exit::Other,
+        CheckError::Malformed { .. } | CheckError::Unknown { .. } | CheckError::InUse { .. } => {
+            Exit::BadInput
+        }
+    };
+    Ended { exit, message: explain(error) }
+}
+
+fn gc(store: &Store, json: bool) -> Result<Exit, Ended> {
+    let collected = store.collect().map_err(|error| refused(&error))?;
+    let removed = collected.objects + collected.partials + collected.broken;
+    let exit = if removed == 0 { Exit::NothingNeeded } else { Exit::Done };
+    say(&if json {
+        json!({"summary": {"payloads": collected.objects, "cut_imports": collected.partials,
+               "broken": collected.broken, "stored_bytes": collected.bytes, "exit": exit as u8}})
+        .to_string()
+    } else {
+        let (payloads, partials) =
+            (plural(collected.objects, "payload"), plural(collected.partials, "cut import"));
+        format!(
+            "removed {payloads}, {partials}, {} broken: {}",
+            collected.broken,
+            HumanBytes(collected.bytes)
+        )
+    });
+    Ok(exit)
+}
+
+fn remove(store: &Store, names: &[String], json: bool) -> Result<Exit, Ended> {
+    for name in names {
+        let (id, version) = store.remove(name).map_err(|error| refused(&error))?;
+        say(&if json {
+            json!({"baseline": id, "version": version, "state": "removed"}).to_string()
+        } else {
+            format!("baseline {id}@{version} removed; carena cache gc frees what only it needed")
+        });
+    }
+    if json {
+        say(&json!({"summary": {"baselines": names.len(), "exit": 0}}).to_string());
+    }
+    Ok(Exit::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        for (text, bytes) in
+            [("7", Some(7)), ("20GiB", Some(20 << 30)), ("1 KiB", Some(1024)), ("0", Some(0))]
+        {
+            assert_eq!(size(text).ok(), bytes, "{text}");
+        }
+        for wrong in ["", "GiB", "1 GB", "-1", "99999999999 TiB", "1.5GiB"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
+}
