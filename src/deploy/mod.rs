@@ -1,7 +1,7 @@
 //! The heart: deployments over a fleet, the cycle on every node, its journal and its undo.
 //!
 //! [`Deployments`] is what the console and the command line both drive. [`cycle`] is one node: [`establish`] the
-//! way in, [`path`] how it is talked to, [`send`] and [`install`] the work, [`unwind`] the way back, [`reboot`] a
+//! way in, [`path`] how it is talked to, [`plan`], [`send`], [`install`] and [`verify`] the work, [`unwind`] the way back, [`reboot`] a
 //! second round where versions are active only then. [`schedule`] hands the nodes out as [`turns`] decides, [`cancel`]
 //! and [`retry`] are the operator's. [`resume`] goes on with what a dead process left, by what [`vault`] has sealed for it;
 //! [`recover`] and [`sweeper`] take back what a dead run or a pulled cable left, [`store`] is
@@ -22,6 +22,7 @@ pub mod follow;
 pub mod install;
 pub mod known;
 pub mod path;
+pub mod plan;
 pub mod reboot;
 pub mod records;
 pub mod recover;
@@ -37,5 +38,6 @@ pub mod sweeper;
 pub mod turns;
 pub mod unwind;
 pub mod vault;
+pub mod verify;
 
 pub use deployments::Deployments;
