@@ -190,6 +190,18 @@ impl Cache {
         }
     }
 
+    /// What [`Cache::open`] found under a name when it was this version; newer ones do not count.
+    ///
+    /// # Errors
+    /// [`CacheError`].
+    pub fn reopen(&self, name: &str, version: &str) -> Result<OpenBaseline, CacheError> {
+        let (id, _) = split_name(name);
+        if self.all().iter().any(|(baseline, _)| baseline.id.as_str() == id) {
+            return self.open(&format!("{id}@{version}"));
+        }
+        self.open(name)
+    }
+
     fn open_other(&self, name: &str) -> Result<OpenBaseline, CacheError> {
         // One that is there but cannot be read says why.
         let (id, wanted) = split_name(name);

@@ -77,6 +77,9 @@ const DEPLOY_HELP: &str = "Example fleet file:
 
 Ctrl-C cancels: what is being written finishes, then every trace is taken back.
 
+A component whose prerequisite is active only after a restart waits for it: the node is restarted and the deployment goes
+on there, for chains of any length. With reboot = \"never\" it is skipped and says what to restart for.
+
 With --dry-run everything but sending and installing is done, and each component says what would happen and why;
 exit code 0: something would be installed, 3: nothing is needed, 253: a node could not be looked at.";
 

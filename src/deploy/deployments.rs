@@ -181,7 +181,9 @@ impl Deployments {
 
     /// Goes on with a deployment of this box that has not ended, under its own id.
     pub(super) async fn go_on(&self, summary: Summary, fleet: Fleet) -> Result<DeploymentId, StartError> {
-        let opened = self.0.cache.open(&fleet.baseline)?;
+        // Not a newer version that was imported meanwhile.
+        let version = summary.baseline.split_once(' ').map_or("", |(_, version)| version);
+        let opened = self.0.cache.reopen(&fleet.baseline, version)?;
         let cancels = self.0.store.cancels(&summary.deployment).await?;
         self.run(summary, fleet, opened, Intent::Install, cancels, Origin::Resumed).await
     }

@@ -11,6 +11,7 @@ use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use super::payload::{Ended, Partial, Stopped};
 use super::session::{Done, Worker};
+use super::unpack::Unpacking;
 use crate::wire::message::{Failure, FailureKind, Fetch, Probe};
 
 /// Bytes read at once.
@@ -38,7 +39,7 @@ type Connection = StreamOwned<ClientConnection, TcpStream>;
 enum Broken {
     /// The network: to be tried again.
     Network(io::Error),
-    /// The node's disk: not.
+    /// The node's disk, or bytes that are wrong: not.
     Disk(Failure),
 }
 
@@ -57,10 +58,13 @@ pub fn fetch(
     worker: &Worker,
 ) -> Ended {
     let mut partial = Partial::take_up(begun, directory, job.sha256, job.size)?;
-    let mut fruitless = 0;
+    let (mut fruitless, mut packed) = (0, None);
+    let progress = |partial: &Partial, packed: &Option<Unpacking>| {
+        (partial.done(), packed.as_ref().map_or(0, |packed| packed.received))
+    };
     while !partial.is_complete() {
-        let before = partial.done();
-        let result = attempt(job, &mut partial, tls, worker);
+        let before = progress(&partial, &packed);
+        let result = attempt(job, &mut partial, &mut packed, tls, worker);
         if worker.should_stop() {
             return Err(Stopped::at(partial, FailureKind::Cancelled, "the transfer was stopped"));
         }
@@ -69,7 +73,7 @@ pub fn fetch(
             Err(Broken::Disk(failure)) => return Err(failure.into()),
             Err(Broken::Network(error)) => error,
         };
-        fruitless = if partial.done() > before { 0 } else { fruitless + 1 };
+        fruitless = if progress(&partial, &packed) > before { 0 } else { fruitless + 1 };
         partial.resumes += 1;
         if fruitless >= ATTEMPTS_MAX {
             let (address, port) = (&job.address, job.port);
@@ -84,12 +88,20 @@ pub fn fetch(
 fn attempt(
     job: &Fetch,
     partial: &mut Partial,
+    packed: &mut Option<Unpacking>,
     tls: &Arc<ClientConfig>,
     worker: &Worker,
 ) -> Result<(), Broken> {
-    let (mut connection, first) = request(job, tls, partial.done())?;
+    let (mut connection, first) = request(job, tls, partial.done(), packed)?;
     connection.sock.set_read_timeout(Some(LOOK_EVERY))?;
-    partial.write(&first).map_err(Broken::Disk)?;
+    let mut take = |bytes: &[u8], partial: &mut Partial| {
+        let taken = match packed {
+            Some(packed) => packed.write(bytes, partial),
+            None => partial.write(bytes),
+        };
+        taken.map_err(Broken::Disk)
+    };
+    take(&first, partial)?;
     let mut chunk = vec![0; CHUNK_BYTES];
     let (mut heard, mut noticed) = (Instant::now(), Instant::now());
     while !partial.is_complete() && !worker.should_stop() {
@@ -101,7 +113,7 @@ fn attempt(
             Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
             Ok(n) => {
                 heard = Instant::now();
-                partial.write(chunk.get(..n).unwrap_or_default()).map_err(Broken::Disk)?;
+                take(chunk.get(..n).unwrap_or_default(), partial)?;
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && heard.elapsed() < SILENCE_MAX => {}
             Err(error) => return Err(error.into()),
@@ -134,13 +146,25 @@ fn connect(address: &str, port: u16, name: &str, tls: &Arc<ClientConfig>) -> io:
     Ok(StreamOwned::new(ClientConnection::new(tls.clone(), name).map_err(io::Error::other)?, stream))
 }
 
-/// Sends the request; returns the connection and the first bytes of the body.
-fn request(job: &Fetch, tls: &Arc<ClientConfig>, from: u64) -> io::Result<(Connection, Vec<u8>)> {
+/// Sends the request; returns the connection and the first bytes of the body. A payload is asked for packed from its
+/// beginning, and on as it was begun; from any other byte on as it is.
+fn request(
+    job: &Fetch,
+    tls: &Arc<ClientConfig>,
+    from: u64,
+    packed: &mut Option<Unpacking>,
+) -> Result<(Connection, Vec<u8>), Broken> {
     let mut connection = connect(&job.address, job.port, &job.server_name, tls)?;
-    let range = if from > 0 { format!("Range: bytes={from}-\r\n") } else { String::new() };
+    let (wanted, how) = match packed {
+        Some(Unpacking { received, tag, .. }) => {
+            (206, format!("Accept-Encoding: zstd\r\nRange: bytes={received}-\r\nIf-Range: {tag}\r\n"))
+        }
+        None if from > 0 => (206, format!("Range: bytes={from}-\r\n")),
+        None => (200, "Accept-Encoding: zstd\r\n".to_owned()),
+    };
     write!(
         connection,
-        "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{range}\r\n",
+        "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{how}\r\n",
         job.path, job.server_name
     )?;
     connection.flush()?;
@@ -149,7 +173,7 @@ fn request(job: &Fetch, tls: &Arc<ClientConfig>, from: u64) -> io::Result<(Conne
     loop {
         let n = connection.read(&mut chunk)?;
         if n == 0 || head.len() > HEAD_BYTES_MAX {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
         head.extend_from_slice(chunk.get(..n).unwrap_or_default());
         let mut headers = [httparse::EMPTY_HEADER; 32];
@@ -157,13 +181,24 @@ fn request(job: &Fetch, tls: &Arc<ClientConfig>, from: u64) -> io::Result<(Conne
         if let httparse::Status::Complete(length) =
             response.parse(&head).map_err(|error| io::Error::other(error.to_string()))?
         {
-            let wanted = if from > 0 { 206 } else { 200 };
             if response.code != Some(wanted) {
-                return Err(io::Error::other(format!("HTTP status {}", response.code.unwrap_or(0))));
+                // The box has packed it anew, perhaps: what was unpacked is right, the rest is asked for as it is.
+                *packed = None;
+                return Err(io::Error::other(format!("HTTP status {}", response.code.unwrap_or(0))).into());
+            }
+            if wanted == 200 && header(&response, "content-encoding") == "zstd" {
+                let tag = header(&response, "etag").to_owned();
+                *packed = Some(Unpacking::begin(tag).map_err(Broken::Disk)?);
             }
             return Ok((connection, head.split_off(length)));
         }
     }
+}
+
+/// A header's value; empty when there is none.
+fn header<'a>(response: &httparse::Response<'_, 'a>, name: &str) -> &'a str {
+    let named = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+    named.and_then(|header| std::str::from_utf8(header.value).ok()).unwrap_or_default().trim()
 }
 
 /// An address with its zone, as `SSH_CONNECTION` writes it: never a name, so nothing is asked of the node's resolver.

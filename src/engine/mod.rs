@@ -20,6 +20,7 @@ mod provider;
 mod push;
 mod session;
 mod tls;
+mod unpack;
 
 use std::io::{Read as _, Write as _};
 use std::path::Path;

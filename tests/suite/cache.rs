@@ -421,6 +421,9 @@ fn gc_removes_what_no_baseline_needs_and_nothing_while_one_cannot_be_read() {
     // The newest version is the one that is meant.
     let newest = Cache::at(&ground.state()).open("b").map(|opened| opened.baseline.version.clone());
     assert_eq!(newest.ok().as_deref(), Some("1.10"));
+    // What was begun with an older one goes on with that.
+    let again = Cache::at(&ground.state()).reopen("b", "1.2").map(|opened| opened.baseline.version.clone());
+    assert_eq!(again.ok().as_deref(), Some("1.2"));
     assert_eq!(ground.cache(&["remove", "a", "b"]).events[1]["version"], "1.10");
     let collected = ground.cache(&["gc"]);
     assert_eq!(collected.summary["payloads"], 2, "{}", collected.all);

@@ -404,8 +404,8 @@ fn one_round(lab: &Lab, chance: &mut Chance, round: u64, nodes: &[usize], before
 const ROUNDS: usize = 10;
 
 /// What the box's resident memory may grow by from the second round to the last, KiB: the log of events fills to its
-/// bound meanwhile, and something is kept of 512 more nodes. A payload that stayed would be 32 MiB.
-const GROWTH_KIB_MAX: u64 = 16 * 1024;
+/// bound meanwhile (10 MiB), and a few KiB are kept of each of 512 more nodes. One round's payloads are 2 GiB.
+const GROWTH_KIB_MAX: u64 = 24 * 1024;
 
 /// All at once, with a payload that would show if the box held it in memory; ten times in one process. A node is
 /// another one to the box at another of its addresses, so each wave is a round.

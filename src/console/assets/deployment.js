@@ -131,7 +131,7 @@ function drawNode(row, node, running) {
   // Its place stays, so that nothing moves.
   row.cancel.classList.toggle("gone", !running || node.result !== "running");
   row.cancel.disabled = Boolean(node.cancelling);
-  say(row.cancel, text(node.cancelling ? "state.cancelling" : "one.cancelNode"));
+  say(row.cancel, node.cancelling ? text("state.cancelling") : text("one.cancelNode"));
   row.cancel.ariaLabel = `${row.cancel.textContent} ${node.address}`;
   row.chip.dataset.state = node.result;
   say(row.chip, text("result." + node.result));
