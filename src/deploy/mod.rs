@@ -3,7 +3,8 @@
 //! [`Deployments`] is what the console and the command line both drive. [`cycle`] is one node: [`establish`] the
 //! way in, [`path`] how it is talked to, [`plan`], [`send`], [`install`] and [`verify`] the work, [`unwind`] the way back, [`reboot`] a
 //! second round where versions are active only then. [`schedule`] hands the nodes out as [`turns`] decides, [`cancel`]
-//! and [`retry`] are the operator's. [`resume`] goes on with what a dead process left, by what [`vault`] has sealed for it;
+//! and [`retry`] are the operator's. [`resume`] goes on with what a dead process left, by what [`vault`] has sealed for it, and
+//! [`before`] keeps that it asks for nothing twice;
 //! [`recover`] and [`sweeper`] take back what a dead run or a pulled cable left, [`store`] is
 //! the journal's durable home and [`records`] that of deployments. This part decides when to act; how is `access`'s and the engine's business.
 
