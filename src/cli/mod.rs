@@ -7,6 +7,7 @@ mod abort;
 mod cache;
 mod control;
 mod deploy;
+mod firmware;
 mod progress;
 mod setup;
 mod sweep;
@@ -51,10 +52,44 @@ enum Verb {
     Inventory(Inventory),
     /// Take back what dead runs left on nodes
     Sweep(Sweep),
+    /// Look into firmware files
+    #[command(subcommand)]
+    Firmware(Firmware),
     /// Bring baselines into the cache, list and check what is there, remove what is not needed
     Cache(cache::Cache),
     /// Serve the web console and the API until told to end
     Serve(Serve),
+}
+
+#[derive(Subcommand)]
+enum Firmware {
+    /// Tell what a firmware file is, what it is for and whether it is intact
+    #[command(after_help = SHOW_HELP)]
+    Show(Show),
+}
+
+const SHOW_HELP: &str = "Examples:
+  carena firmware show fakedevice124.cab --trust LVFS-CA.pem
+  carena firmware show spp.iso --member packages/ilo6.fwpkg
+
+The format is recognised by content. Checksums that the file carries are always compared. With --trust, an LVFS cabinet must \
+be signed by one of these certificates, or by one that leads to them; signatures of other formats are not checked here.
+
+Exit codes: 0 read, 254 not a known format, malformed, or not what its checksums and signatures say.";
+
+#[derive(Args)]
+struct Show {
+    /// The firmware file; or a directory or ISO image with a catalogue, or a directory with a baseline.toml
+    file: PathBuf,
+    /// A member of that directory or ISO image instead, read in place
+    #[arg(long, value_name = "PATH")]
+    member: Option<String>,
+    /// Certificates in PEM form that signatures must lead to; may be given several times
+    #[arg(long, value_name = "CERT")]
+    trust: Vec<PathBuf>,
+    /// One JSON object instead of text
+    #[arg(long)]
+    json: bool,
 }
 
 const DEPLOY_HELP: &str = "Example fleet file:
@@ -198,6 +233,9 @@ pub fn main<F: Future<Output = Result<Exit, Ended>>>(serve: impl FnOnce(Serve) -
             Verb::Sweep(told) => {
                 let wait = Duration::from_secs(u64::from(told.wait));
                 sweep::sweep(told.fleet.as_deref(), told.state, told.json, wait).await
+            }
+            Verb::Firmware(Firmware::Show(told)) => {
+                firmware::show(&told.file, told.member.as_deref(), &told.trust, told.json)
             }
             Verb::Cache(told) => cache::cache(told),
             Verb::Serve(told) => serve(told).await,

@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::firmware::component::Component;
 use crate::firmware::outcome::Outcome;
-use crate::firmware::version;
 use crate::wire::id::ComponentId;
 
 use super::event::ComponentSummary;
@@ -87,7 +86,7 @@ impl Before {
     /// How a component ended whose installer was asked of an engine that is gone; `active` is what the node has now.
     pub fn lost(&self, component: &Component, active: Option<&str>) -> Option<ComponentSummary> {
         let mut summary = self.told(&component.id)?;
-        let is_it = |version: &str| version::compare(version, &component.version) == Ordering::Equal;
+        let is_it = |version: &str| component.order_of(version) == Some(Ordering::Equal);
         let is_there = active.is_some_and(is_it);
         // A version that was there before proves nothing.
         let has_come = is_there && !summary.from.as_deref().is_some_and(is_it);

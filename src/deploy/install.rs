@@ -4,15 +4,12 @@
 //! order, and one whose prerequisite failed is skipped. One whose prerequisite is active only after a restart waits for
 //! the next hop; there it is planned anew, from what the node has then.
 
-use std::cmp::Ordering;
-use std::collections::{HashMap, HashSet};
-
 use crate::access::control::ControlError;
 use crate::error::chain;
-use crate::firmware::component::{Component, ExitMeaning};
+use crate::firmware::component::Component;
+use crate::firmware::installed::Known;
 use crate::firmware::outcome::Outcome;
-use crate::firmware::version;
-use crate::fleet::{Mode, Reboot};
+use crate::fleet::Reboot;
 use crate::wire::id::ComponentId;
 use crate::wire::message::{Failure, FailureKind, Install, Installed, Reply, Request};
 
@@ -21,9 +18,11 @@ use super::cycle::Cycle;
 use super::error::CycleError;
 use super::event::{ComponentSummary, State, Step};
 use super::path::{Established, Interrupt};
+use super::plan::{self, Hops, Needs};
 use super::resume::Stage;
 use super::run::Run;
 use super::send::{self, with_notices};
+use super::verify::{self, Freshness};
 
 /// Carries the whole baseline out on one node. Failures of components are outcomes; an error is the node's.
 ///
@@ -37,24 +36,25 @@ pub async fn all(cycle: &mut Cycle<'_>, established: &mut Established) -> Result
         if cycle.components.iter().any(|done| done.id == component.id) {
             continue;
         }
-        let inventory = cycle.inventory.as_deref().ok_or(CycleError::Protocol)?;
-        let (from, outcome) = match component.matches(inventory) {
-            Err(why) => (None, Some(Outcome::NotApplicable(why))),
+        let known = match fits(cycle, established, component).await? {
+            Err(why) => Err(Outcome::NotApplicable(why)),
             Ok(()) => {
-                let from = read_back(cycle, established, component, Interrupt::OnCancel).await?;
-                if let Some(summary) = cycle.before.lost(component, from.as_deref()) {
-                    cycle.has_installed(summary);
-                    continue;
-                }
-                match cycle.before.begun(&component.id) {
-                    // What the node has now came from an installer whose result is still to be heard.
-                    Some(before) => (before, None),
-                    None => {
-                        let outcome = verdict(cycle.run, component, from.as_deref());
-                        (from, outcome)
-                    }
-                }
+                let read = Freshness::Found;
+                Ok(verify::read_back(cycle, established, component, read, Interrupt::OnCancel).await?)
             }
+        };
+        let from = known.as_ref().ok().and_then(|known: &Known| known.clone().ok().flatten());
+        if known.is_ok()
+            && let Some(summary) = cycle.before.lost(component, from.as_deref())
+        {
+            cycle.has_installed(summary);
+            continue;
+        }
+        let (from, outcome) = match (known, cycle.before.begun(&component.id)) {
+            (Err(outcome), _) => (None, Some(outcome)),
+            // What the node has now came from an installer whose result is still to be heard.
+            (Ok(_), Some(before)) => (before, None),
+            (Ok(known), None) => (from, plan::verdict(cycle.run.options.mode, component, &known)),
         };
         match outcome {
             Some(outcome) => {
@@ -66,7 +66,7 @@ pub async fn all(cycle: &mut Cycle<'_>, established: &mut Established) -> Result
     }
     let hops = Hops::of(to_do.iter().map(|(component, _)| *component));
     let planned = format!("{} of {} components", to_do.len(), baseline.components.len());
-    cycle.tell(State::Done, Some(format!("{planned}{}", hops.words(cycle.run))));
+    cycle.tell(State::Done, Some(format!("{planned}{}", hops.words(&cycle.run.options))));
     cycle.before.plan(to_do.iter().map(|(component, from)| (component.id.clone(), from.clone())));
     cycle.keep(Some(established), Stage::Working).await?;
     for (component, from) in to_do {
@@ -76,29 +76,60 @@ pub async fn all(cycle: &mut Cycle<'_>, established: &mut Established) -> Result
             return Err(CycleError::Cancelled);
         }
         let without = |from, outcome| ComponentSummary::new(&component.id, from, None, outcome);
-        let summary = match needs(component, &cycle.components) {
+        let summary = match plan::needs(component, &cycle.components) {
             _ if begun => one(cycle, established, component, from).await?,
             _ if cycle.run.is_component_cancelled(&component.id) => {
                 without(from, Outcome::Skipped(CANCELLED.into()))
             }
             Needs::Missing(why) => without(from, Outcome::Skipped(why)),
             Needs::Restart(id) if cycle.run.options.reboot == Reboot::Never => {
-                without(from, Outcome::Skipped(after_restart(&id)))
+                without(from, Outcome::Skipped(plan::after_restart(&id)))
             }
             Needs::Restart(id) => {
                 let why = format!("{} waits until {id} is active, after a restart", component.id);
                 cycle.run.tell(&cycle.node.address, Step::Plan, State::Progress, Some(why));
                 continue;
             }
+            Needs::Nothing if let Some(why) = plan::conflict(component, &cycle.components) => {
+                without(from, Outcome::Skipped(why))
+            }
             Needs::Nothing if cycle.run.dry_run => {
-                let why = reason(cycle.run, component, from.as_deref());
-                without(from, Outcome::WouldUpdate(why + &hops.reason(cycle.run, component)))
+                let options = &cycle.run.options;
+                let why = plan::reason(options.mode, component, from.as_deref());
+                without(from, Outcome::WouldUpdate(why + &hops.reason(options, component)))
             }
             Needs::Nothing => one(cycle, established, component, from).await?,
         };
         cycle.has_installed(summary);
     }
     Ok(())
+}
+
+/// Whether a component is for this node, and what must be in place there is.
+///
+/// # Errors
+/// [`CycleError`]; within, why not, in words.
+async fn fits(
+    cycle: &mut Cycle<'_>,
+    established: &mut Established,
+    component: &Component,
+) -> Result<Result<(), String>, CycleError> {
+    if let Err(why) = component.rules.fit(cycle.inventory.as_deref().ok_or(CycleError::Protocol)?) {
+        return Ok(Err(why));
+    }
+    for need in &component.needs {
+        let source = (&need.version_of, need.version_format);
+        let read = Freshness::Found;
+        let known = verify::read(cycle, established, source, read, Interrupt::OnCancel).await?;
+        let met = match known {
+            Ok(version) => need.met(version.as_deref()),
+            Err(why) => Err(format!("needs {}, whose version is not known: {why}", need.version_of)),
+        };
+        if met.is_err() {
+            return Ok(met);
+        }
+    }
+    Ok(Ok(()))
 }
 
 /// Whether every component has its outcome: nothing waits for a restart, or was never looked at.
@@ -136,124 +167,6 @@ pub fn fill_in(run: &Run, components: &mut Vec<ComponentSummary>, why: Option<&s
             let outcome = Outcome::Skipped(why.map_or_else(waits, str::to_owned));
             components.push(ComponentSummary::new(&component.id, None, None, outcome));
         }
-    }
-}
-
-/// What is clear before anything is sent; none when the component is to be installed.
-fn verdict(run: &Run, component: &Component, installed: Option<&str>) -> Option<Outcome> {
-    match (version::compare(installed?, &component.version), run.options.mode) {
-        (_, Mode::Rewrite) | (Ordering::Less, _) | (Ordering::Greater, Mode::Downgrade) => None,
-        (Ordering::Equal, _) => Some(Outcome::Current),
-        (Ordering::Greater, Mode::Upgrade) => Some(Outcome::NewerInstalled),
-    }
-}
-
-/// Why a component would be installed, and what that takes, for a dry run.
-fn reason(run: &Run, component: &Component, installed: Option<&str>) -> String {
-    let brings = &component.version;
-    let why = match installed.map(|installed| (installed, version::compare(installed, brings))) {
-        None => format!("nothing is installed, {brings} would be"),
-        Some((installed, Ordering::Less)) => format!("{installed} is installed, {brings} is newer"),
-        Some((installed, Ordering::Equal)) => {
-            format!("{installed} is installed and would be written again (mode = \"rewrite\")")
-        }
-        Some((installed, Ordering::Greater)) => {
-            let mode = if run.options.mode == Mode::Rewrite { "rewrite" } else { "downgrade" };
-            format!("{installed} is installed, {brings} is older and wanted (mode = \"{mode}\")")
-        }
-    };
-    format!("{why}; {} bytes to send, about {} s to install", component.size, component.expected_s)
-}
-
-/// What a component still needs before it can be installed.
-#[derive(Debug, PartialEq, Eq)]
-enum Needs {
-    Nothing,
-    /// A restart, so that this prerequisite becomes active, or can be installed itself.
-    Restart(ComponentId),
-    /// Why it will not be installed.
-    Missing(String),
-}
-
-/// What has no outcome yet waits for a restart itself: prerequisites come before what requires them.
-fn needs(component: &Component, done: &[ComponentSummary]) -> Needs {
-    let mut needs = Needs::Nothing;
-    for id in &component.requires {
-        match done.iter().find(|other| other.id == *id).map(|other| &other.outcome) {
-            Some(Outcome::Updated | Outcome::Current | Outcome::NewerInstalled | Outcome::WouldUpdate(_)) => {
-            }
-            Some(Outcome::UpdatedRebootNeeded) | None => needs = Needs::Restart(id.clone()),
-            Some(_) => return Needs::Missing(format!("needs {id} first, which is not in place")),
-        }
-    }
-    needs
-}
-
-fn after_restart(id: &ComponentId) -> String {
-    format!(
-        "needs {id} active first: restart the node and deploy again (reboot = \"never\" leaves the restart to you)"
-    )
-}
-
-/// In which hop each component's turn comes, as far as that can be known before: whether a restart is needed only the
-/// installer says.
-struct Hops(HashMap<ComponentId, u32>);
-
-impl Hops {
-    /// Of components in the baseline's order.
-    fn of<'a>(components: impl Iterator<Item = &'a Component>) -> Self {
-        let mut hops: HashMap<ComponentId, u32> = HashMap::new();
-        let mut restarting = HashSet::new();
-        for component in components {
-            let after = |id| Some(hops.get(id)? + u32::from(restarting.contains(id)));
-            let hop = component.requires.iter().filter_map(after).max().unwrap_or(1);
-            if component.install.may_need_restart() {
-                restarting.insert(&component.id);
-            }
-            hops.insert(component.id.clone(), hop);
-        }
-        Self(hops)
-    }
-
-    fn words(&self, run: &Run) -> String {
-        match self.0.values().max() {
-            Some(hops) if *hops > 1 && run.options.reboot != Reboot::Never => {
-                format!(", in {hops} hops with a restart between, where installers ask for one")
-            }
-            _ => String::new(),
-        }
-    }
-
-    /// For a dry run: what comes before a component.
-    fn reason(&self, run: &Run, component: &Component) -> String {
-        let Some(hop) = self.0.get(&component.id).filter(|hop| **hop > 1) else { return String::new() };
-        let before: Vec<_> = component.requires.iter().map(ToString::to_string).collect();
-        let before = before.join(", ");
-        match run.options.reboot {
-            Reboot::Never => format!(
-                "; only once {before} is active: if that takes a restart, it is yours to make (reboot = \"never\")"
-            ),
-            Reboot::IfNeeded => {
-                format!("; in hop {hop}, once {before} is active, after a restart if it asks for one")
-            }
-            Reboot::Always => format!("; in hop {hop}, once {before} is active, after a restart"),
-        }
-    }
-}
-
-/// The version a component has on the node now.
-///
-/// # Errors
-/// [`CycleError`].
-pub(super) async fn read_back(
-    cycle: &mut Cycle<'_>,
-    established: &mut Established,
-    component: &Component,
-    interrupt: Interrupt,
-) -> Result<Option<String>, CycleError> {
-    match cycle.ask(established, Request::ReadBack(component.read_back.clone()), interrupt).await? {
-        Reply::Version(version) => Ok(version),
-        _ => Err(CycleError::Protocol),
     }
 }
 
@@ -326,7 +239,9 @@ async fn one(
         let last = log.lines().rev().find(|line| !line.trim().is_empty());
         let why = last.map_or(ended.clone(), |line| format!("{ended}: {}", line.trim()));
         cycle.tell(State::Failed, Some(format!("{}: {why}", cycle.node.address)));
-        summary.to = read_back(cycle, established, component, Interrupt::Never).await?;
+        let now = Freshness::Now;
+        let known = verify::read_back(cycle, established, component, now, Interrupt::Never).await?;
+        summary.to = known.ok().flatten();
         (summary.outcome, summary.log) = (Outcome::Failed(why), Some(log));
         return Ok(summary);
     };
@@ -334,31 +249,10 @@ async fn one(
 
     // Read back even when cancelled meanwhile: what was written must be known.
     cycle.run.tell(&cycle.node.address, Step::Verify, State::Started, None);
-    summary.to = read_back(cycle, established, component, Interrupt::Never).await?;
-    summary.outcome = match (meaning, summary.to.as_deref()) {
-        (ExitMeaning::Current, Some(version))
-            if version::compare(version, &component.version) != Ordering::Less =>
-        {
-            Outcome::Current
-        }
-        (ExitMeaning::Current, version) => Outcome::Unverified(format!(
-            "the installer says that {} is there already, but {} was read back",
-            component.version,
-            version.unwrap_or("no version")
-        )),
-        (ExitMeaning::NotApplicable, _) => Outcome::NotApplicable("the installer says so".into()),
-        (_, Some(version)) if version::compare(version, &component.version) == Ordering::Equal => {
-            Outcome::Updated
-        }
-        (ExitMeaning::RebootNeeded, _) => Outcome::UpdatedRebootNeeded,
-        (ExitMeaning::Done, Some(version)) => Outcome::Unverified(format!(
-            "the installer reports success, but version {version} was read back instead of {}",
-            component.version
-        )),
-        (ExitMeaning::Done, None) => {
-            Outcome::Unverified("the installer reports success, but no version can be read back".into())
-        }
-    };
+    let now = Freshness::Now;
+    let known = verify::read_back(cycle, established, component, now, Interrupt::Never).await?;
+    summary.outcome = verify::judge(component, meaning, &known);
+    summary.to = known.ok().flatten();
     if summary.outcome.is_failure() {
         summary.log = Some(log);
     }
@@ -404,68 +298,4 @@ fn failed(cycle: &Cycle<'_>, failure: &Failure) -> Result<Outcome, CycleError> {
     let why = chain(failure);
     cycle.tell(State::Failed, Some(format!("{}: {why}", cycle.node.address)));
     Ok(Outcome::Failed(why))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::firmware::baseline::Baseline;
-
-    /// Three of a chain, of which the first two need a restart, and one that stands alone.
-    fn baseline() -> Baseline {
-        let component = |id: &str, extra: &str, exit: &str| {
-            format!(
-                "[[component]]\nid = \"{id}\"\ntitle = \"x\"\nversion = \"1\"\nformat = \"plain\"\npayload = \"p\"\n\
-                 sha256 = \"{:064}\"\nsize = 1\nexpected_s = 1\n{extra}\n\
-                 install = {{ command = [\"true\"]{exit} }}\nread_back = {{ file = \"/x\" }}\n",
-                0
-            )
-        };
-        let exit = ", exit = { 0 = \"done\", 10 = \"reboot-needed\" }";
-        let text = [
-            component("a", "", exit),
-            component("b", "requires = [\"a\"]", exit),
-            component("c", "requires = [\"b\"]", ""),
-            component("d", "", ""),
-        ];
-        let text = format!("id = \"x\"\nversion = \"1\"\ntitle = \"t\"\n{}", text.concat());
-        Baseline::parse(&text, "x").unwrap()
-    }
-
-    fn named<'a>(baseline: &'a Baseline, id: &str) -> &'a Component {
-        baseline.components.iter().find(|component| component.id.as_str() == id).unwrap()
-    }
-
-    #[test]
-    fn a_component_waits_for_a_restart_only_where_its_prerequisite_does() {
-        let baseline = baseline();
-        let ended = |id: &str, outcome| ComponentSummary::new(&id.parse().unwrap(), None, None, outcome);
-        let (b, c) = (named(&baseline, "b"), named(&baseline, "c"));
-        for (outcome, expected) in [
-            (Outcome::Updated, Needs::Nothing),
-            (Outcome::Current, Needs::Nothing),
-            (Outcome::NewerInstalled, Needs::Nothing),
-            (Outcome::WouldUpdate("x".into()), Needs::Nothing),
-            (Outcome::UpdatedRebootNeeded, Needs::Restart("a".parse().unwrap())),
-            (Outcome::Failed("x".into()), Needs::Missing("needs a first, which is not in place".into())),
-            (Outcome::Skipped("x".into()), Needs::Missing("needs a first, which is not in place".into())),
-        ] {
-            assert_eq!(needs(b, &[ended("a", outcome)]), expected);
-        }
-        // B waits itself, so it has no outcome yet.
-        let done = [ended("a", Outcome::UpdatedRebootNeeded)];
-        assert_eq!(needs(c, &done), Needs::Restart("b".parse().unwrap()));
-    }
-
-    #[test]
-    fn hops_are_counted_along_the_chain_from_what_is_still_to_be_done() {
-        let baseline = baseline();
-        let hops = |ids: &[&str]| {
-            let hops = Hops::of(ids.iter().map(|id| named(&baseline, id)));
-            ids.iter().map(|id| hops.0[&id.parse().unwrap()]).collect::<Vec<_>>()
-        };
-        assert_eq!(hops(&["a", "b", "c", "d"]), [1, 2, 3, 1]);
-        assert_eq!(hops(&["b", "c"]), [1, 2], "a is in place already");
-        assert_eq!(hops(&["c", "d"]), [1, 1]);
-    }
 }

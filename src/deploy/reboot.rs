@@ -5,7 +5,6 @@
 //! brought in a second time and the versions are read again. Proof of a restart is another boot id, nothing else.
 //! A cancel prevents the restart until it is asked for; after that there is nothing to prevent, only to wait.
 
-use std::cmp::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -13,15 +12,14 @@ use tokio::time::Instant;
 use crate::access::driver::AccessError;
 use crate::error::{Hinted, chain};
 use crate::firmware::outcome::Outcome;
-use crate::firmware::version;
 use crate::fleet::Reboot;
 
 use super::cycle::Cycle;
 use super::error::CycleError;
 use super::event::{ComponentSummary, State, Step};
-use super::install;
 use super::path::{Established, Interrupt};
 use super::resume::{Restarting, Stage};
+use super::verify::{self, Freshness};
 
 /// Between two tries to reach the node while it restarts; grows from the first to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
@@ -277,17 +275,12 @@ impl Cycle<'_> {
             else {
                 continue;
             };
-            summary.to = install::read_back(self, established, component, Interrupt::OnCancel).await?;
-            let wanted = &component.version;
-            summary.outcome = match &summary.to {
-                Some(active) if version::compare(active, wanted) == Ordering::Equal => Outcome::Updated,
-                Some(active) => Outcome::Unverified(format!(
-                    "after the restart version {active} is active instead of {wanted}"
-                )),
-                None => Outcome::Unverified("after the restart no version can be read".into()),
-            };
-            if let Some(known) = self.components.get_mut(index) {
-                *known = summary;
+            let now = Freshness::Now;
+            let known = verify::read_back(self, established, component, now, Interrupt::OnCancel).await?;
+            summary.outcome = verify::judge_restarted(component, &known);
+            summary.to = known.ok().flatten();
+            if let Some(told) = self.components.get_mut(index) {
+                *told = summary;
             }
         }
         self.fresh.clear();

@@ -86,6 +86,14 @@ impl Baseline {
             if component.version.trim().is_empty() {
                 return Err(format!("component {id}: the version is empty"));
             }
+            if !component.version_format.accepts(&component.version) {
+                let (version, format) = (&component.version, component.version_format);
+                return Err(format!("component {id}: \"{version}\" is not a {format} version"));
+            }
+            let known = |other: &&ComponentId| self.components.iter().any(|one| one.id == **other);
+            if let Some(other) = component.conflicts.iter().find(|other| !known(other)) {
+                return Err(format!("component {id}: it conflicts with {other}, which is not there"));
+            }
         }
         Ok(())
     }
@@ -146,6 +154,10 @@ mod tests {
         assert!(refuse(&manifest("requires = [\"two\"]", "requires = [\"one\"]")).contains("circular"));
         assert!(refuse(&manifest("", "").replace("\"p\"", "\"../p\"")).contains("plain file name"));
         assert!(refuse(&manifest("", "").replace("\"two\"", "\"one\"")).contains("twice"));
+        assert!(
+            refuse(&manifest("version_format = \"triplet\"", "")).contains("\"1\" is not a triplet version")
+        );
+        assert!(refuse(&manifest("conflicts = [\"six\"]", "")).contains("conflicts with six"));
     }
 
     #[test]

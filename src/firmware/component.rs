@@ -1,13 +1,15 @@
 //! One installable item: what it is for, what it needs, how it is installed and how its version is read back.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use super::installed::VersionSource;
+use super::rules::{Need, Rules};
+use super::version::VersionFormat;
 use crate::digest::Sha256;
 use crate::wire::id::ComponentId;
-use crate::wire::inventory::Inventory;
-use crate::wire::message::ReadBack;
 
 /// A component, as its baseline's manifest describes it.
 #[derive(Debug, Clone, Deserialize)]
@@ -19,6 +21,9 @@ pub struct Component {
     pub title: String,
     /// The version it brings.
     pub version: String,
+    /// How its versions are written, and so ordered.
+    #[serde(default)]
+    pub version_format: VersionFormat,
     /// What the payload is.
     pub format: Format,
     /// The payload's file name, beside the manifest.
@@ -36,12 +41,21 @@ pub struct Component {
     /// Components that must be in place before.
     #[serde(default)]
     pub requires: Vec<ComponentId>,
+    /// Components that must not be in place.
+    #[serde(default)]
+    pub conflicts: Vec<ComponentId>,
+    /// Versions that must be in place before, of what this baseline does not bring.
+    #[serde(default)]
+    pub needs: Vec<Need>,
+    /// Not for nodes on which no version of it is found.
+    #[serde(default)]
+    pub only_if_installed: bool,
     /// Seconds an installation takes on slow hardware.
     pub expected_s: u32,
     /// How it is installed.
     pub install: InstallCommand,
     /// How its installed version is found out.
-    pub read_back: ReadBack,
+    pub read_back: VersionSource,
 }
 
 /// What a payload is.
@@ -50,18 +64,6 @@ pub struct Component {
 pub enum Format {
     /// Bytes that the manifest's command knows what to do with.
     Plain,
-}
-
-/// Which nodes a component is for.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Rules {
-    /// `ID` of os-release.
-    pub os: Option<String>,
-    /// Machine, as "x86_64".
-    pub arch: Option<String>,
-    /// DMI product name.
-    pub dmi_product: Option<String>,
 }
 
 /// How a plain payload is installed.
@@ -105,19 +107,8 @@ impl InstallCommand {
 }
 
 impl Component {
-    /// Whether the component is for this node.
-    ///
-    /// # Errors
-    /// Why not, in words.
-    pub fn matches(&self, node: &Inventory) -> Result<(), String> {
-        let fits = |what: &str, wanted: &Option<String>, found: Option<&str>| match wanted {
-            Some(wanted) if found != Some(wanted.as_str()) => {
-                Err(format!("for {what} {wanted}, the node has {}", found.unwrap_or("none that is known")))
-            }
-            _ => Ok(()),
-        };
-        fits("operating system", &self.rules.os, Some(&node.os.id))?;
-        fits("architecture", &self.rules.arch, Some(&node.os.arch))?;
-        fits("product", &self.rules.dmi_product, node.dmi.product.as_deref())
+    /// How an installed version stands to the one this brings; none when they have no order.
+    pub fn order_of(&self, installed: &str) -> Option<Ordering> {
+        self.version_format.compare(installed, &self.version)
     }
 }

@@ -38,6 +38,9 @@ pub enum VersionSource {
     Uefi(String),
 }
 
+/// What is known of a version: none when nothing is installed, an error in words when that cannot be told.
+pub type Known = Result<Option<String>, String>;
+
 /// How a version is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Asked {
@@ -61,11 +64,21 @@ impl VersionSource {
         }))
     }
 
+    /// Whether it is a device's: without the device there is nothing to be installed.
+    pub fn is_device(&self) -> bool {
+        !matches!(self, Self::File(_) | Self::Command(_) | Self::Package(_))
+    }
+
+    /// Whether it is found in the inventory, or asked for as the inventory says.
+    pub fn needs_inventory(&self) -> bool {
+        self.is_device() || matches!(self, Self::Package(_))
+    }
+
     /// The version in an inventory; of several devices, the oldest one. None when there is no such device.
     ///
     /// # Errors
     /// Why it is not known, in words: two versions that cannot be compared, a device that tells none.
-    pub fn find(&self, node: &Inventory, format: VersionFormat) -> Result<Option<String>, String> {
+    pub fn find(&self, node: &Inventory, format: VersionFormat) -> Known {
         let function = |bus: &Option<String>, id: &PciId| {
             let bus = bus.as_deref();
             node.pci.iter().any(|function| bus == Some(function.address.as_str()) && id.is(function))
@@ -97,7 +110,7 @@ impl VersionSource {
     }
 }
 
-fn oldest(versions: &[(&str, Option<String>)], format: VersionFormat) -> Result<Option<String>, String> {
+fn oldest(versions: &[(&str, Option<String>)], format: VersionFormat) -> Known {
     let mut oldest: Option<&String> = None;
     for (device, version) in versions {
         let version = version.as_ref().ok_or_else(|| format!("{device} tells no version"))?;

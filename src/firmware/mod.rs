@@ -2,6 +2,7 @@
 
 pub mod baseline;
 pub mod component;
+pub mod formats;
 pub mod installed;
 pub mod outcome;
 pub mod rules;

@@ -12,6 +12,7 @@ mod engine;
 mod faults;
 mod firewall;
 mod fleet;
+mod formats;
 mod ground;
 mod house;
 mod image;

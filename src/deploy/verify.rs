@@ -1,0 +1,114 @@
+//! Reading back what a node has: the only proof of what became of a component.
+
+use std::cmp::Ordering;
+
+use crate::access::control::ControlError;
+use crate::error::chain;
+use crate::firmware::component::{Component, ExitMeaning};
+use crate::firmware::installed::{Asked, Known, VersionSource};
+use crate::firmware::outcome::Outcome;
+use crate::firmware::version::VersionFormat;
+use crate::wire::inventory::Inventory;
+use crate::wire::message::{FailureKind, Reply, Request};
+
+use super::cycle::Cycle;
+use super::error::CycleError;
+use super::path::{Established, Interrupt};
+
+/// Whether the inventory that is known will do, or what was written since must be seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freshness {
+    /// As it was found.
+    Found,
+    /// As it is now.
+    Now,
+}
+
+/// The version that stands at `source` on the node.
+///
+/// # Errors
+/// [`CycleError`]; a version that cannot be told is no error of the node's.
+pub async fn read(
+    cycle: &mut Cycle<'_>,
+    established: &mut Established,
+    (source, format): (&VersionSource, VersionFormat),
+    freshness: Freshness,
+    interrupt: Interrupt,
+) -> Result<Known, CycleError> {
+    let is_old = freshness == Freshness::Now && source.is_device();
+    if source.needs_inventory() && (is_old || cycle.inventory.is_none()) {
+        match cycle.ask(established, Request::Inventory, interrupt).await? {
+            Reply::Inventory(inventory) => cycle.inventory = Some(inventory),
+            _ => return Err(CycleError::Protocol),
+        }
+    }
+    // A cycle that goes on after its box died has none, and most sources need none.
+    let none = Inventory::default();
+    let inventory = cycle.inventory.as_deref().unwrap_or(&none);
+    let read_back = match source.asked(inventory) {
+        Err(why) => return Ok(Err(why)),
+        Ok(Asked::Inventory) => return Ok(source.find(inventory, format)),
+        Ok(Asked::Engine(read_back)) => read_back,
+    };
+    match cycle.ask(established, Request::ReadBack(read_back), interrupt).await {
+        Ok(Reply::Version(version)) => Ok(Ok(version)),
+        Ok(_) => Err(CycleError::Protocol),
+        Err(CycleError::Control(ControlError::Engine(failure))) if failure.kind == FailureKind::Node => {
+            Ok(Err(chain(&failure)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The version a component has on the node.
+///
+/// # Errors
+/// As [`read`].
+pub async fn read_back(
+    cycle: &mut Cycle<'_>,
+    established: &mut Established,
+    component: &Component,
+    freshness: Freshness,
+    interrupt: Interrupt,
+) -> Result<Known, CycleError> {
+    read(cycle, established, (&component.read_back, component.version_format), freshness, interrupt).await
+}
+
+/// What became of a component whose installer has ended with `meaning`.
+pub fn judge(component: &Component, meaning: ExitMeaning, known: &Known) -> Outcome {
+    let wanted = &component.version;
+    let order =
+        known.as_ref().ok().and_then(Option::as_deref).and_then(|version| component.order_of(version));
+    match (meaning, known, order) {
+        (ExitMeaning::NotApplicable, ..) => Outcome::NotApplicable("the installer says so".into()),
+        (ExitMeaning::Current, _, Some(Ordering::Equal | Ordering::Greater)) => Outcome::Current,
+        (ExitMeaning::Current, Ok(version), _) => Outcome::Unverified(format!(
+            "the installer says that {wanted} is there already, but {} was read back",
+            version.as_deref().unwrap_or("no version")
+        )),
+        (ExitMeaning::Done | ExitMeaning::RebootNeeded, _, Some(Ordering::Equal)) => Outcome::Updated,
+        (ExitMeaning::RebootNeeded, ..) => Outcome::UpdatedRebootNeeded,
+        (ExitMeaning::Done, Ok(Some(version)), _) => Outcome::Unverified(format!(
+            "the installer reports success, but version {version} was read back instead of {wanted}"
+        )),
+        (ExitMeaning::Done, Ok(None), _) => {
+            Outcome::Unverified("the installer reports success, but no version can be read back".into())
+        }
+        (ExitMeaning::Done | ExitMeaning::Current, Err(why), _) => {
+            Outcome::Unverified(format!("the installer reports success, but its version is not known: {why}"))
+        }
+    }
+}
+
+/// What became of a component that is active only after the restart that has been made.
+pub fn judge_restarted(component: &Component, known: &Known) -> Outcome {
+    match known {
+        Ok(Some(active)) if component.order_of(active) == Some(Ordering::Equal) => Outcome::Updated,
+        Ok(Some(active)) => Outcome::Unverified(format!(
+            "after the restart version {active} is active instead of {}",
+            component.version
+        )),
+        Ok(None) => Outcome::Unverified("after the restart no version can be read".into()),
+        Err(why) => Outcome::Unverified(format!("after the restart the version is not known: {why}")),
+    }
+}
