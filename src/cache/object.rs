@@ -111,16 +111,6 @@ impl Object {
         self.table.frames()
     }
 
-    /// Unpacks one frame.
-    ///
-    /// # Errors
-    /// Those of the file system; invalid data when it is damaged.
-    pub fn frame(&self, index: usize) -> io::Result<Vec<u8>> {
-        let mut content = Vec::new();
-        Unpacker::new()?.frame(self, index, &mut content)?;
-        Ok(content)
-    }
-
     /// Reads all of it and compares; `seen` hears how many bytes of content each step was.
     ///
     /// # Errors
@@ -157,7 +147,7 @@ impl Unpacker {
     /// Unpacks frame number `index` of `object` into `content`.
     ///
     /// # Errors
-    /// As [`Object::frame`].
+    /// Those of the file system; invalid data when it is damaged.
     pub fn frame(&mut self, object: &Object, index: usize, content: &mut Vec<u8>) -> io::Result<()> {
         let (from, to) = object.table.frame(index).ok_or(io::ErrorKind::UnexpectedEof)?;
         let expected = object.table.frame_content(index);
