@@ -164,7 +164,11 @@ fn end_group(child: &Child) {
 pub fn read_back(how: &ReadBack) -> Reply {
     match how {
         ReadBack::File(path) => match std::fs::File::open(path) {
-            Ok(file) => Reply::Version(first_line(file)),
+            Ok(file) => match first_line(file) {
+                Ok(version) => Reply::Version(version),
+                // Not the same as nothing installed: what is there is not known.
+                Err(error) => failed(format!("{path}: {error}")),
+            },
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Reply::Version(None),
             Err(error) => failed(format!("{path}: {error}")),
         },
@@ -172,11 +176,11 @@ pub fn read_back(how: &ReadBack) -> Reply {
     }
 }
 
-fn first_line(from: impl std::io::Read) -> Option<String> {
+fn first_line(from: impl std::io::Read) -> std::io::Result<Option<String>> {
     let mut line = Vec::new();
-    BufReader::new(from).take(VERSION_BYTES_MAX).read_until(b'\n', &mut line).ok()?;
+    BufReader::new(from).take(VERSION_BYTES_MAX).read_until(b'\n', &mut line)?;
     let line = String::from_utf8_lossy(&line).trim().to_owned();
-    (!line.is_empty()).then_some(line)
+    Ok((!line.is_empty()).then_some(line))
 }
 
 fn ask(command: &[String]) -> Reply {
@@ -205,6 +209,6 @@ fn ask(command: &[String]) -> Reply {
     while !reading.is_finished() && waited.elapsed() < Duration::from_secs(1) {
         std::thread::park_timeout(LOOK_EVERY);
     }
-    let line = if reading.is_finished() { reading.join().ok().flatten() } else { None };
-    Reply::Version(line)
+    let read = if reading.is_finished() { reading.join().ok().and_then(Result::ok) } else { None };
+    Reply::Version(read.flatten())
 }

@@ -22,6 +22,7 @@ fn every_component_that_is_not_installed_says_why() {
         thing("rival", "conflicts = [\"thing\"]"),
         thing("absent", "only_if_installed = true"),
         Thing { read_back: "\"bmc\"".into(), ..thing("bmc", "") },
+        // A file that is a directory: it can be opened, not read.
         Thing { read_back: "{ file = \"/etc\" }".into(), ..thing("unreadable", "") },
     ];
     let path = baseline(&lab, "reasons", &things);
