@@ -18,7 +18,8 @@ use crate::wire::message::ReadBack;
 pub enum VersionSource {
     /// The first line of a file, without white space at its ends.
     File(String),
-    /// The first line of a program's standard output: program and arguments, no shell.
+    /// The first line of a program's standard output: program and arguments, no shell. Nothing printed means nothing
+    /// installed; a program that fails means that it is not known.
     Command(Vec<String>),
     /// An installed package of the node's package tool, as `[epoch:]version-release`.
     Package(String),
@@ -125,12 +126,14 @@ fn oldest(versions: &[(&str, Option<String>)], format: VersionFormat) -> Known {
     Ok(oldest.cloned())
 }
 
-/// Asks dpkg; a package that was removed may still be known to it.
-const DPKG: &str = r#"dpkg-query -W -f '${db:Status-Status} ${Version}\n' "$1" | sed -n 's/^installed //p'"#;
+/// Asks dpkg; a package that was removed may still be known to it. It ends with 1 when it knows of none.
+const DPKG: &str = r#"told=$(dpkg-query -W -f '${db:Status-Status} ${Version}' "$1") || case $? in 1) exit 0;; *) exit 1;; esac
+case $told in "installed "*) printf '%s\n' "${told#installed }";; esac"#;
 
 /// Asks rpm, which tells on its standard output that there is none.
-const RPM: &str =
-    r#"told=$(rpm -q --qf '%|EPOCH?{%{EPOCH}:}|%{VERSION}-%{RELEASE}\n' "$1") && printf '%s\n' "$told""#;
+const RPM: &str = r#"told=$(rpm -q --qf '%|EPOCH?{%{EPOCH}:}|%{VERSION}-%{RELEASE}\n' "$1") ||
+case $told in *"is not installed"*) exit 0;; *) exit 1;; esac
+printf '%s\n' "$told""#;
 
 /// The node's own package tool, by its distribution's family.
 fn package_query(name: &str, node: &Inventory) -> Result<Vec<String>, String> {
