@@ -21,6 +21,9 @@ use super::path::{Established, Interrupt};
 use super::resume::{Restarting, Stage};
 use super::verify::{self, Freshness};
 
+/// A node that was told to restart is not there any more within this.
+const GO_DOWN_MAX: Duration = Duration::from_secs(30);
+
 /// Between two tries to reach the node while it restarts; grows from the first to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
@@ -112,25 +115,45 @@ impl Cycle<'_> {
 
     /// Has the node restart, unless an earlier process of this box has.
     async fn go_down(&mut self) -> Result<Restarting, CycleError> {
-        let Some(asked) = self.restarting.take() else { return self.restart().await };
-        let seen = self.run.unless_cancelled(boot_id(self)).await;
-        match seen {
-            // It was perhaps never told, or is about to go down: then it is not there for the asking.
-            Ok(Ok(id)) if id == asked.boot_id => match self.restart().await {
-                Err(CycleError::Access(_)) => Ok(asked),
-                done => done,
-            },
-            _ => Ok(asked),
+        let Some(asked) = self.restarting.take() else { return self.restart(None).await };
+        if self.goes_down(&asked.boot_id).await {
+            return Ok(asked);
+        }
+        match self.restart(Some(&asked)).await {
+            Err(CycleError::Access(_)) => Ok(asked),
+            done => done,
+        }
+    }
+
+    /// Whether a node that was perhaps told to restart does so by itself: told twice, it could be restarted twice.
+    async fn goes_down(&mut self, boot: &str) -> bool {
+        let (begun, mut pause) = (Instant::now(), PAUSE.0);
+        loop {
+            match self.run.unless_cancelled(boot_id(self)).await {
+                Ok(Ok(id)) if id == boot => {}
+                // Gone, back, or not there for the asking; a cancel is seen by what follows.
+                _ => return true,
+            }
+            if begun.elapsed() >= GO_DOWN_MAX {
+                return false;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE.1);
         }
     }
 
     /// Tells users, waits as long as wanted, restarts.
-    async fn restart(&mut self) -> Result<Restarting, CycleError> {
+    async fn restart(&mut self, told: Option<&Restarting>) -> Result<Restarting, CycleError> {
         self.enter(Step::Reboot)?;
         let run = self.run;
         let delay = Duration::from_secs(u64::from(run.options.reboot_delay_s));
         let mut session = run.unless_cancelled(run.connect(self.node)).await??;
         let before = run.unless_cancelled(session.boot_id()).await??;
+        if let Some(told) = told.filter(|told| told.boot_id != before) {
+            session.close().await;
+            self.tell(State::Done, Some("it has restarted meanwhile".into()));
+            return Ok(told.clone());
+        }
         let message = match run.options.reboot_message.as_str() {
             "" => "This machine is restarted for a firmware update".to_owned(),
             message => message.to_owned(),
