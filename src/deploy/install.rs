@@ -37,7 +37,7 @@ pub async fn all(cycle: &mut Cycle<'_>, established: &mut Established) -> Result
             continue;
         }
         let known = match fits(cycle, established, component).await? {
-            Err(why) => Err(Outcome::NotApplicable(why)),
+            Err(unfit) => Err(unfit),
             Ok(()) => {
                 let read = Freshness::Found;
                 Ok(verify::read_back(cycle, established, component, read, Interrupt::OnCancel).await?)
@@ -108,14 +108,14 @@ pub async fn all(cycle: &mut Cycle<'_>, established: &mut Established) -> Result
 /// Whether a component is for this node, and what must be in place there is.
 ///
 /// # Errors
-/// [`CycleError`]; within, why not, in words.
+/// [`CycleError`]; within, the outcome it has then.
 async fn fits(
     cycle: &mut Cycle<'_>,
     established: &mut Established,
     component: &Component,
-) -> Result<Result<(), String>, CycleError> {
+) -> Result<Result<(), Outcome>, CycleError> {
     if let Err(why) = component.rules.fit(cycle.inventory.as_deref().ok_or(CycleError::Protocol)?) {
-        return Ok(Err(why));
+        return Ok(Err(Outcome::NotApplicable(why)));
     }
     for need in &component.needs {
         let source = (&need.version_of, need.version_format);
@@ -125,8 +125,8 @@ async fn fits(
             Ok(version) => need.met(version.as_deref()),
             Err(why) => Err(format!("needs {}, whose version is not known: {why}", need.version_of)),
         };
-        if met.is_err() {
-            return Ok(met);
+        if let Err(why) = met {
+            return Ok(Err(Outcome::Skipped(why)));
         }
     }
     Ok(Ok(()))
@@ -251,7 +251,7 @@ async fn one(
     cycle.run.tell(&cycle.node.address, Step::Verify, State::Started, None);
     let now = Freshness::Now;
     let known = verify::read_back(cycle, established, component, now, Interrupt::Never).await?;
-    summary.outcome = verify::judge(component, meaning, &known);
+    summary.outcome = verify::judge(component, meaning, summary.from.as_deref(), &known);
     summary.to = known.ok().flatten();
     if summary.outcome.is_failure() {
         summary.log = Some(log);

@@ -17,7 +17,7 @@ pub fn copy(
     bytes: usize,
     unpacked: u64,
 ) -> String {
-    let program = format!("{directory}/{ENGINE_PROGRAM}");
+    let program = format!("$d/{ENGINE_PROGRAM}");
     let unpack = match unpacker.command() {
         Some(command) => format!("head -c {bytes} | {command} > {program} || exit 33"),
         // Nothing but its size tells that all of it is there.
@@ -27,10 +27,10 @@ pub fn copy(
         ),
     };
     format!(
-        "mkdir {directory} || exit 31\n\
-         printf %s {deployment} > {directory}/{ENGINE_MARKER_FILE} || exit 32\n\
+        "d={directory}\nmkdir $d || exit 31\n\
+         printf %s {deployment} > $d/{ENGINE_MARKER_FILE} || exit 32\n\
          {}\n{unpack}\nchmod 700 {program}",
-        root_shell::note_script(directory)
+        root_shell::note_script("$d")
     )
 }
 
@@ -66,14 +66,14 @@ pub fn undo(deployment: &DeploymentId, undos: &[(i64, Undo)]) -> String {
     // Should this visit be cut off as well, the next one finds its shell.
     for directory in undos.iter().filter_map(|(_, undo)| as_files(undo)).map(|files| &files.directory) {
         script.push_str(&format!(
-            "if mine {directory}; then\nowner {directory}\n[ \"$owner\" != {deployment} ] || {{ {}; }}\nfi\n",
-            root_shell::note_script(directory)
+            "d={directory}\nif mine; then\nowner\n[ \"$owner\" != {deployment} ] || {{ {}; }}\nfi\n",
+            root_shell::note_script("$d")
         ));
     }
     for (entry, undo) in undos {
         let body = match undo {
-            Undo::EngineProcess(undo) => stop(undo),
-            Undo::EngineFiles(undo) => remove(undo, deployment),
+            Undo::EngineProcess(EngineProcess { directory }) => format!("d={directory}\n{}", stop()),
+            Undo::EngineFiles(EngineFiles { directory }) => format!("d={directory}\n{}", remove(deployment)),
             Undo::FirewallRule(FirewallRule { rule }) => rule.close_script(),
         };
         script.push_str(&format!("said=$( {{\n{body}\n}} 2>&1 ); case $? in\n0) echo undo {entry} done ;;\n3) echo undo {entry} gone ;;\n*) echo undo {entry} failed $said ;; esac\n"));
@@ -88,71 +88,72 @@ fn as_files(undo: &Undo) -> Option<&EngineFiles> {
     }
 }
 
-/// `mine DIR`: whether the directory is one that root made. Anybody may make one of its name where it once was, and must
+/// All of these are about the directory `$d`, so that its name travels once for each undo.
+///
+/// `mine`: whether the directory is one that root made. Anybody may make one of its name where it once was, and must
 /// not get root to read, write or end anything by what he puts there. `-O` is not POSIX, but every shell that is a
 /// `/bin/sh` has it.
 ///
-/// `owner DIR`: whose the directory is, by its marker, which has no line end.
+/// `owner`: whose the directory is, by its marker, which has no line end.
 ///
 /// `lives FILE`: whether the process lives whose id and start time stand in the file; `pid` is its id.
 ///
-/// `installing DIR`: whether an installer runs. It is the process that the engine has noted; until that is noted, the
+/// `installing`: whether an installer runs. It is the process that the engine has noted; until that is noted, the
 /// engine's word.
 fn helpers() -> String {
     format!(
-        r#"mine() {{ [ -d $1 ] && [ ! -h $1 ] && [ -O $1 ]; }}
-owner() {{ owner=; {{ read -r owner < $1/{ENGINE_MARKER_FILE}; }} 2>/dev/null; }}
+        r#"mine() {{ [ -d $d ] && [ ! -h $d ] && [ -O $d ]; }}
+owner() {{ owner=; {{ read -r owner < $d/{ENGINE_MARKER_FILE}; }} 2>/dev/null; }}
 lives() {{
-    read -r pid began < $1 2>/dev/null || return 1
+    read -r pid began < $d/$1 2>/dev/null || return 1
     read -r stat < /proc/$pid/stat 2>/dev/null || return 1
     set -- ${{stat##*) }}
     [ "$1" != Z ] && shift 19 2>/dev/null && [ "$1" = "$began" ]
 }}
+alive() {{ lives {ENGINE_PID_FILE}; }}
 installing() {{
-    [ -e $1/{ENGINE_BUSY_FILE} ] || return 1
-    if [ -s $1/{ENGINE_BUSY_FILE} ]; then lives $1/{ENGINE_BUSY_FILE}; else lives $1/{ENGINE_PID_FILE}; fi
+    [ -e $d/{ENGINE_BUSY_FILE} ] || return 1
+    if [ -s $d/{ENGINE_BUSY_FILE} ]; then lives {ENGINE_BUSY_FILE}; else alive; fi
 }}
+idle() {{ ! installing || {{ echo an installation is still running; exit 1; }}; }}
 "#
     )
 }
 
 /// Exit 3: already gone. The engine is asked to end; it is killed only when no installation runs.
-fn stop(EngineProcess { directory }: &EngineProcess) -> String {
-    format!(
-        r#"alive() {{ lives {directory}/{ENGINE_PID_FILE}; }}
-until_gone() {{
+fn stop() -> &'static str {
+    r#"until_gone() {
     n=0
     while alive; do
-        [ $n -lt $1 ] || return 1
+        [ $n -lt 100 ] || return 1
         n=$((n+1)); sleep 0.05
     done
-}}
-mine {directory} && alive || exit 3
+}
+mine && alive || exit 3
 kill -TERM $pid
-until_gone 100 && exit 0
-! installing {directory} || {{ echo an installation is still running; exit 1; }}
+until_gone && exit 0
+idle
 alive && kill -KILL $pid
-until_gone 100 || {{ echo process $pid does not end; exit 1; }}"#
-    )
+until_gone || { echo process $pid does not end; exit 1; }"#
 }
 
 /// The files stay as long as an installation runs, whose payload they hold: also one whose engine is gone.
-fn remove(EngineFiles { directory }: &EngineFiles, deployment: &DeploymentId) -> String {
+fn remove(deployment: &DeploymentId) -> String {
     format!(
-        r#"mine {directory} || exit 3
-! installing {directory} || {{ echo an installation is still running; exit 1; }}
-owner {directory}
+        r#"mine || exit 3
+idle
+owner
 if [ "$owner" != {deployment} ]; then
     # On a full disk, or cut off, the marker is the beginning of what it should be, and alone.
     case {deployment} in
-    "$owner"*) [ "$(ls -A {directory})" != {ENGINE_MARKER_FILE} ] || rm -f {directory}/{ENGINE_MARKER_FILE} ;;
+    "$owner"*) [ "$(ls -A $d)" != {ENGINE_MARKER_FILE} ] || rm -f $d/{ENGINE_MARKER_FILE} ;;
     esac
-    rmdir {directory} || exit 1
+    rmdir $d || exit 1
     exit 0
 fi
 {}
-rm -rf {directory}"#,
-        root_shell::end_script(directory)
+rm -rf $d"#,
+        root_shell::end_script("$d")
     )
 }
 

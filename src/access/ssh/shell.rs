@@ -52,6 +52,10 @@ const PACKETS_AHEAD: usize = 4;
 /// A server that says so only later still gets the next ones after this: 4 MB/s.
 const AHEAD_MAX: Duration = Duration::from_millis(30);
 
+/// One that has said so before will say it again, when its turn comes on a busy machine. Nothing is lost by waiting: what
+/// is sent to it meanwhile would only wait in this process, the whole engine for each of many nodes.
+const TAKEN_MAX: Duration = Duration::from_secs(2);
+
 /// A shell that rests ends after this. One that waits would outlive a connection that is cut without a word; it is noted on
 /// the node and would be found, but later.
 const REST_MAX: Duration = Duration::from_secs(5);
@@ -113,10 +117,13 @@ impl RootShell {
         let writer = &self.writer;
         let (room, mut taken) = tokio::sync::mpsc::channel(1);
         let feed = async {
+            let mut patience = AHEAD_MAX;
             for (sent, packet) in input.chunks(PACKET_BYTES).enumerate() {
                 if sent > 0 && sent % PACKETS_AHEAD == 0 {
                     // Late is no harm: the window is what holds the sender back in the end.
-                    let _ = tokio::time::timeout(AHEAD_MAX, taken.recv()).await;
+                    if tokio::time::timeout(patience, taken.recv()).await.is_ok() {
+                        patience = TAKEN_MAX;
+                    }
                 }
                 writer.data_bytes(packet.to_vec()).await?;
                 // The connection's task sends this one before the next is made.
@@ -197,9 +204,10 @@ fn ended(heard: &[u8]) -> Option<Ended> {
     Some(Ended::With { code, said })
 }
 
-/// A script as the loop reads it. Indentation is for people: the node's shell reads byte by byte.
+/// A script as the loop reads it. Indentation, comments and empty lines are for people: the node's shell reads byte by byte.
 fn framed(body: &str) -> String {
-    let lines: Vec<&str> = body.lines().map(str::trim_start).collect();
+    let for_people = |line: &&str| line.is_empty() || line.starts_with('#');
+    let lines: Vec<&str> = body.lines().map(str::trim_start).filter(|line| !for_people(line)).collect();
     format!("carena-script {}\n{}\n", lines.len(), lines.join("\n"))
 }
 
@@ -228,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_script_runs_as_it_is_written_and_its_end_is_told() {
-        let body = "echo \"$1\"; printf '%s|' 'a\\\\b' \"tab\there\" '\\n'\n    echo oh >&2\nprintf cut";
+        let body = "echo \"$1\"; printf '%s|' 'a\\\\b' \"tab\there\" '\\n'\n\n    # why\n    echo oh >&2\nprintf cut";
         for shell in ["dash", "bash"] {
             let said = "::1 1 ::2 22\na\\\\b|tab\there|\\n|oh\ncut".to_owned();
             let heard = through(shell, framed(body).as_bytes());
