@@ -357,4 +357,26 @@ mod tests {
             assert!(size(wrong).is_err(), "{wrong}");
         }
     }
+
+    #[tokio::test]
+    async fn an_unfinished_deployment_claims_what_it_took_from_the_cache_and_no_directory() {
+        use crate::deploy::event::Summary;
+        let state = tempfile::tempdir().unwrap();
+        let kept = crate::deploy::store::Store::open(state.path()).unwrap();
+        for (id, named) in [("a", "vendor"), ("b", "vendor@2"), ("c", "/media/vendor")] {
+            let summary = Summary {
+                deployment: id.parse().unwrap(),
+                retry_of: None,
+                started: "now".into(),
+                ended: None,
+                baseline: "vendor 2".into(),
+                cancelled: false,
+                nodes: Vec::new(),
+            };
+            kept.begin(&summary, &toml::from_str(&format!("baseline = \"{named}\"")).unwrap()).await.unwrap();
+        }
+        let claims = claims(state.path()).unwrap();
+        let said: Vec<_> = claims.iter().map(|one| [&*one.deployment, &*one.id, &*one.version]).collect();
+        assert_eq!(said, [["a", "vendor", "2"], ["b", "vendor", "2"]]);
+    }
 }
