@@ -31,9 +31,10 @@ pub fn preferred(headers: &HeaderMap, packed: bool) -> Option<Coding> {
             other = Some(weight);
         }
     }
-    let zstd = zstd.or(other).unwrap_or(0);
-    // Not named, it is acceptable, but whoever names another coding prefers that.
-    let refused = identity.or(other) == Some(0);
+    // `*` stands for each that is not named, identity too. Without it, identity is acceptable, but whoever names another
+    // coding prefers that.
+    let (zstd, identity) = (zstd.or(other).unwrap_or(0), identity.or(other));
+    let refused = identity == Some(0);
     match (packed && zstd > 0, refused) {
         (true, _) if zstd >= identity.unwrap_or(0) => Some(Coding::Zstd),
         (_, false) => Some(Coding::Identity),
@@ -97,6 +98,8 @@ mod tests {
             ("deflate, gzip, br, zstd", Some(Zstd), Some(Identity)),
             ("zstd;q=0", Some(Identity), Some(Identity)),
             ("zstd;q=0.2, identity;q=0.8", Some(Identity), Some(Identity)),
+            ("zstd;q=0.2, *;q=0.8", Some(Identity), Some(Identity)),
+            ("zstd;q=0.8, *;q=0.2", Some(Zstd), Some(Identity)),
             ("*", Some(Zstd), Some(Identity)),
             ("*;q=0", None, None),
             ("zstd, *;q=0", Some(Zstd), None),

@@ -4,153 +4,28 @@
 //! is known before the first byte is written, where the source has a size. It must never make visible what does
 //! not hash to what was announced.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::FlockArg;
 
-use super::CacheError;
+use super::import_error::{is_full, unwritable};
 use super::pack::{Packing, fill, pack};
 use super::partial::Partial;
-use super::seek_table::FRAME_BYTES;
+use super::room::{Room, SPARE_BYTES, free_bytes, packed_bytes_max};
+use super::seek_table::{CONTENT_BYTES_MAX, FRAME_BYTES};
 use super::store::{Lock, Store, lock, read_manifest};
 use crate::digest::{Hasher, Mismatch, Sha256};
 use crate::durable;
-use crate::error::Hinted;
 use crate::firmware::baseline::{Baseline, MANIFEST};
 use crate::paths::CACHE_PARTIAL;
 
+pub use super::import_error::ImportError;
+
 /// zstd's level for what is imported: much of firmware does not shrink at any level, the rest is read from sticks.
 pub const LEVEL: i32 = 3;
-
-/// Bytes that must stay free: the box's journal needs them.
-const SPARE_BYTES: u64 = 16 * 1024 * 1024;
-
-/// Why something was not imported.
-#[derive(Debug, thiserror::Error)]
-pub enum ImportError {
-    /// The source cannot be read, or not any more.
-    #[error("reading {}", path.display())]
-    Source {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The cache cannot be written.
-    #[error("writing the cache in {}", path.display())]
-    Store {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The source is empty, or is no file.
-    #[error("{} is no file with content", path.display())]
-    Nothing {
-        /// Which.
-        path: PathBuf,
-    },
-    /// The source is shorter or longer than its manifest says.
-    #[error("{} has {found} bytes, its manifest says {expected}", path.display())]
-    Length {
-        /// Which.
-        path: PathBuf,
-        /// Bytes that were read.
-        found: u64,
-        /// Bytes there should be.
-        expected: u64,
-    },
-    /// The source is another content than its manifest says.
-    #[error("{}", path.display())]
-    Content {
-        /// Which.
-        path: PathBuf,
-        /// Both digests.
-        #[source]
-        source: Mismatch,
-    },
-    /// The file system has no room.
-    #[error("{needed} bytes are needed in {}, {free} are free", path.display())]
-    Space {
-        /// The store's directory.
-        path: PathBuf,
-        /// Bytes that may be needed, with what must stay free.
-        needed: u64,
-        /// Bytes there are.
-        free: u64,
-    },
-    /// The cache may not grow so far.
-    #[error("{needed} bytes are needed, the cache has {used} of the {max} it may have")]
-    Limit {
-        /// Bytes that may be needed.
-        needed: u64,
-        /// Bytes in use.
-        used: u64,
-        /// The limit.
-        max: u64,
-    },
-    /// The baseline's manifest.
-    #[error(transparent)]
-    Manifest(#[from] CacheError),
-    /// A version that cannot be a directory's name.
-    #[error(
-        "baseline {id}: version \"{version}\" cannot be kept: letters, digits and . _ + - only, 64 at most"
-    )]
-    Version {
-        /// The baseline.
-        id: String,
-        /// Its version.
-        version: String,
-    },
-    /// The same id and version with another manifest is there.
-    #[error("baseline {id}@{version} is in the cache with another manifest")]
-    Conflict {
-        /// The baseline.
-        id: String,
-        /// Its version.
-        version: String,
-    },
-}
-
-impl Hinted for ImportError {
-    fn hint(&self) -> Option<String> {
-        let again = "nothing of it is in the cache; the next import goes on where this one stopped";
-        Some(match self {
-            Self::Source { .. } => again.into(),
-            Self::Store { source, .. } if is_full(source) => {
-                format!("make room, with carena cache gc or elsewhere, and import again; {again}")
-            }
-            Self::Store { .. } => format!("check the file system and its owner; {again}"),
-            Self::Nothing { .. } => {
-                format!("name a directory with a {MANIFEST}, a file, or - for standard input")
-            }
-            Self::Length { .. } => format!("get the whole file and import again; {again}"),
-            Self::Content { .. } => {
-                "the file is damaged or another one; get it again, nothing of it is in the cache".into()
-            }
-            Self::Space { .. } => "make room, with carena cache gc or elsewhere; nothing was written".into(),
-            Self::Limit { .. } => {
-                "remove what is not needed with carena cache remove and gc, or raise --cache-max; nothing was \
-                 written"
-                    .into()
-            }
-            Self::Manifest(error) => return error.hint(),
-            Self::Version { .. } => "correct the version in its manifest".into(),
-            Self::Conflict { id, version } => {
-                format!("give the new one another version, or first: carena cache remove {id}@{version}")
-            }
-        })
-    }
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-}
 
 /// A payload that is in the store now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -213,7 +88,8 @@ impl Importer {
     /// # Errors
     /// [`ImportError`].
     pub fn file(&self, path: &Path, expected: Expected, told: &mut Told<'_>) -> Result<Payload, ImportError> {
-        if let Some(there) = expected.sha256.and_then(|sha256| self.there(sha256)) {
+        let mut seen = |done| told(path, done, expected.size);
+        if let Some(there) = expected.sha256.and_then(|sha256| self.there(sha256, &mut seen)) {
             return Ok(there);
         }
         let unreadable = |source| ImportError::Source { path: path.to_owned(), source };
@@ -224,9 +100,6 @@ impl Importer {
         }
         // A pipe has no size.
         let size = expected.size.or(metadata.is_file().then_some(metadata.len()));
-        if let Some(size) = size {
-            self.reserve(size)?;
-        }
         self.stream(path, file, Expected { size, ..expected }, told)
     }
 
@@ -241,14 +114,21 @@ impl Importer {
         expected: Expected,
         told: &mut Told<'_>,
     ) -> Result<Payload, ImportError> {
+        if expected.size.is_some_and(|size| size > CONTENT_BYTES_MAX) {
+            return Err(ImportError::TooLarge { path: name.to_owned() });
+        }
         // One byte more than announced tells that there are more.
-        let most = expected.size.map_or(u64::MAX, |size| size.saturating_add(1));
+        let most = expected.size.unwrap_or(CONTENT_BYTES_MAX).saturating_add(1);
         let mut source = Watched { source: source.take(most), failed: false };
         let mut first = Vec::new();
         let unreadable = |source| ImportError::Source { path: name.to_owned(), source };
         fill(&mut source, &mut first).map_err(unreadable)?;
         if first.is_empty() {
             return Err(ImportError::Nothing { path: name.to_owned() });
+        }
+        if let Some(size) = expected.size {
+            let begun = self.partial_path(&first).metadata().map_or(0, |partial| partial.len());
+            self.reserve(packed_bytes_max(size).saturating_sub(begun))?;
         }
         let mut partial = self.partial(&first)?;
         let (mut hasher, mut size) = (Hasher::new(), 0);
@@ -269,17 +149,18 @@ impl Importer {
             )
             .and_then(|rest| {
                 let rest = rest.chain(&mut source);
-                let room = self.max.map(|max| max.saturating_sub(self.store.used().unwrap_or(0)));
-                let end = room.map(|room| room.saturating_add(partial.packed()));
+                let mut room = Room::of(&self.store, self.max)?;
                 pack(rest, self.packing, &mut seen, |frame, content| {
-                    if end.is_some_and(|end| partial.packed() + frame.len() as u64 > end) {
-                        return Err(io::ErrorKind::FileTooLarge.into());
-                    }
+                    room.take(frame.len() as u64)?;
                     partial.push(frame, content)
                 })
             });
         if let Err(error) = copied {
             return Err(self.stopped(partial, name, error, source.failed));
+        }
+        if size > CONTENT_BYTES_MAX {
+            let _ = partial.discard();
+            return Err(ImportError::TooLarge { path: name.to_owned() });
         }
         if let Some(expected) = expected.size.filter(|expected| *expected != size) {
             let _ = partial.keep();
@@ -294,16 +175,28 @@ impl Importer {
         })
     }
 
-    fn there(&self, sha256: Sha256) -> Option<Payload> {
+    /// A payload that is there and right. All of it is read: a seek table says nothing of what is in the frames, and
+    /// whoever imports again may do so since it is damaged.
+    fn there(&self, sha256: Sha256, seen: &mut dyn FnMut(u64)) -> Option<Payload> {
         let path = self.store.object_path(sha256);
-        let (size, stored) = (self.store.object(sha256).ok()?.size(), path.metadata().ok()?.len());
-        Some(Payload { sha256, size, stored, resumed: 0, was_there: true })
+        let object = self.store.object(sha256).ok()?;
+        let mut done = 0;
+        let verified = object.verify(sha256, |bytes| {
+            done += bytes as u64;
+            seen(done);
+        });
+        verified.ok()?;
+        let stored = path.metadata().ok()?.len();
+        Some(Payload { sha256, size: object.size(), stored, resumed: 0, was_there: true })
+    }
+
+    fn partial_path(&self, first: &[u8]) -> PathBuf {
+        self.store.root().join(CACHE_PARTIAL).join(Sha256::of(first).to_string())
     }
 
     fn partial(&self, first: &[u8]) -> Result<Partial, ImportError> {
-        let folder = self.store.root().join(CACHE_PARTIAL);
-        durable::create_directory(&folder)
-            .and_then(|()| Partial::open(folder.join(Sha256::of(first).to_string())))
+        durable::create_directory(&self.store.root().join(CACHE_PARTIAL))
+            .and_then(|()| Partial::open(self.partial_path(first)))
             .map_err(|source| unwritable(&self.store, source))
     }
 
@@ -313,13 +206,22 @@ impl Importer {
             let _ = partial.keep();
             return ImportError::Source { path: name.to_owned(), source: error };
         }
-        if let (io::ErrorKind::FileTooLarge, Some(max)) = (error.kind(), self.max) {
-            let used = self.store.used().unwrap_or_default();
+        // What has no number is not the system's: there is too little room, but not none yet.
+        let ours = error.raw_os_error().is_none();
+        if let (true, io::ErrorKind::FileTooLarge, Some(max)) = (ours, error.kind(), self.max) {
+            let used = self.store.used();
             let _ = partial.discard();
-            return ImportError::Limit { needed: FRAME_BYTES as u64, used, max };
+            return match used {
+                Ok(used) => ImportError::Limit { needed: FRAME_BYTES as u64, used, max },
+                Err(error) => unwritable(&self.store, error),
+            };
         }
         if is_full(&error) {
-            partial.give_back();
+            if ours {
+                let _ = partial.keep();
+            } else {
+                partial.give_back();
+            }
         }
         unwritable(&self.store, error)
     }
@@ -340,7 +242,8 @@ impl Importer {
             let source = Mismatch { expected, found };
             return Err(ImportError::Content { path: name.to_owned(), source });
         }
-        if let Some(there) = self.there(found) {
+        // One that is damaged is replaced.
+        if let Some(there) = self.there(found, &mut |_| ()) {
             partial.discard().map_err(failed)?;
             return Ok(there);
         }
@@ -387,8 +290,11 @@ impl Importer {
         durable::write(target, text.as_bytes(), 0o600).map_err(failed)
     }
 
-    /// Presence and sizes of all payloads, and room for those that are missing, before the first is read.
+    /// Presence and sizes of all payloads, and room for those that are missing, before the first is brought in. Of what
+    /// cut imports left, that counts which the same source has begun.
     fn reserve_all(&self, directory: &Path, baseline: &Baseline) -> Result<(), ImportError> {
+        let partials = self.store.partials().map_err(|source| unwritable(&self.store, source))?;
+        let mut partials: HashMap<PathBuf, u64> = partials.into_iter().collect();
         let (mut needed, mut names) = (0_u64, BTreeSet::new());
         for component in &baseline.components {
             if self.store.contains(component.sha256) || !names.insert(component.sha256) {
@@ -402,42 +308,35 @@ impl Importer {
             if found != component.size {
                 return Err(ImportError::Length { path, found, expected: component.size });
             }
-            needed = needed.saturating_add(component.size);
+            let mut begun = 0;
+            if !partials.is_empty() {
+                let mut first = Vec::new();
+                let read = File::open(&path).and_then(|mut file| fill(&mut file, &mut first));
+                read.map_err(|source| ImportError::Source { path, source })?;
+                begun = partials.remove(&self.partial_path(&first)).unwrap_or(0);
+            }
+            needed = needed.saturating_add(packed_bytes_max(component.size).saturating_sub(begun));
         }
         if needed == 0 { Ok(()) } else { self.reserve(needed) }
     }
 
-    /// Whether `size` bytes of content fit, if none of it shrinks.
-    fn reserve(&self, size: u64) -> Result<(), ImportError> {
+    /// Whether so many more bytes fit.
+    fn reserve(&self, needed: u64) -> Result<(), ImportError> {
         let failed = |source: io::Error| unwritable(&self.store, source);
         let root = self.store.root();
-        let partials = self.store.partials().map_err(failed)?;
-        let begun: u64 = partials.iter().map(|(_, bytes)| bytes).sum();
-        let needed = packed_bytes_max(size).saturating_sub(begun);
         if let Some(max) = self.max {
             let used = self.store.used().map_err(failed)?;
             if used.saturating_add(needed) > max {
                 return Err(ImportError::Limit { needed, used, max });
             }
         }
-        let stat = nix::sys::statvfs::statvfs(root).map_err(|error| failed(error.into()))?;
-        let free = stat.blocks_available() * stat.fragment_size();
+        let free = free_bytes(root).map_err(failed)?;
         let needed = needed.saturating_add(SPARE_BYTES);
         if needed > free {
             return Err(ImportError::Space { path: root.to_owned(), needed, free });
         }
         Ok(())
     }
-}
-
-fn unwritable(store: &Store, source: io::Error) -> ImportError {
-    ImportError::Store { path: store.root().to_owned(), source }
-}
-
-/// What content takes that does not shrink: blocks' and frames' heads, the seek table.
-fn packed_bytes_max(size: u64) -> u64 {
-    let frames = size / FRAME_BYTES as u64 + 1;
-    size.saturating_add(frames.saturating_mul(64)).saturating_add(4096)
 }
 
 fn can_be_a_name(version: &str) -> bool {

@@ -11,12 +11,14 @@ mod coding;
 mod embedded;
 mod frames;
 pub mod import;
+mod import_error;
 pub mod object;
 pub mod pace;
 mod pack;
 mod partial;
 pub mod range;
 mod reader;
+mod room;
 mod seek_table;
 pub mod serve;
 pub mod store;
@@ -37,7 +39,7 @@ pub use store::Store;
 /// Why a baseline cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
-    /// Neither an embedded baseline nor a directory.
+    /// Neither embedded nor imported, and no directory.
     #[error("there is no baseline \"{name}\"")]
     Unknown {
         /// As asked for.

@@ -6,7 +6,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek as _, SeekFrom};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::FlockArg;
@@ -14,7 +14,7 @@ use zstd::bulk::Decompressor;
 use zstd::zstd_safe::find_frame_compressed_size;
 
 use super::seek_table::{FRAME_BYTES, FRAME_PACKED_BYTES_MAX, SeekTable};
-use super::store::{Lock, lock};
+use super::store::{Lock, is_at, lock};
 use crate::durable;
 
 /// Given back to the file system when it is full: the box's journal needs room too.
@@ -42,9 +42,7 @@ impl Partial {
             options.read(true).write(true).create(true).truncate(false).mode(0o600);
             let file = lock(options.open(&path)?, FlockArg::LockExclusive)?;
             // Who had it before may have made a payload of it, or removed it.
-            let still = std::fs::metadata(&path)
-                .is_ok_and(|there| file.metadata().is_ok_and(|ours| there.ino() == ours.ino()));
-            if still {
+            if is_at(&file, &path)? {
                 return Ok(Self { path, file, table: SeekTable::new(), synced: 0 });
             }
         }
@@ -97,11 +95,6 @@ impl Partial {
             self.synced = self.table.packed();
         }
         Ok(())
-    }
-
-    /// Bytes of its frames.
-    pub fn packed(&self) -> u64 {
-        self.table.packed()
     }
 
     /// Makes a payload of it, at `to`. Returns the bytes it takes.

@@ -24,7 +24,7 @@ pub fn parse(value: Option<&str>, size: u64) -> Part {
         }
         (Ok(first), Ok(last)) if last >= first => Part::Bytes(first, last.saturating_add(1).min(size)),
         (Ok(first), Err(_)) if last.is_empty() => Part::Bytes(first, size),
-        (Err(_), Ok(0)) if first.is_empty() => Part::Unsatisfiable,
+        (Err(_), Ok(length)) if first.is_empty() && (length == 0 || size == 0) => Part::Unsatisfiable,
         (Err(_), Ok(length)) if first.is_empty() => Part::Bytes(size.saturating_sub(length), size),
         _ => Part::Whole,
     }
@@ -51,11 +51,15 @@ mod tests {
             assert_eq!(parse(Some(value), 10), part, "{value}");
         }
         assert_eq!(parse(None, 10), Part::Whole);
+        // Of nothing there is no part.
+        for value in ["bytes=0-", "bytes=0-0", "bytes=-5", "bytes=-0"] {
+            assert_eq!(parse(Some(value), 0), Part::Unsatisfiable, "{value}");
+        }
     }
 
     proptest! {
         #[test]
-        fn no_value_reaches_outside(value in "bytes=[0-9]{0,21}-[0-9]{0,21}", size in 1_u64..) {
+        fn no_value_reaches_outside(value in "bytes=[0-9]{0,21}-[0-9]{0,21}", size in 0_u64..) {
             if let Part::Bytes(from, to) = parse(Some(&value), size) {
                 prop_assert!(from < to && to <= size);
             }

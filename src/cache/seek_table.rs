@@ -14,8 +14,11 @@ pub const FRAME_BYTES: usize = 1024 * 1024;
 /// Most bytes of a packed frame: content that does not shrink is stored as it is, in blocks of 128 KiB with 3 bytes each.
 pub const FRAME_PACKED_BYTES_MAX: usize = FRAME_BYTES + 4 * 1024;
 
-/// Most frames: a tebibyte of content, 8 MiB of table.
+/// Most frames, with the tag's: a tebibyte of content, 8 MiB of table.
 const FRAMES_MAX: usize = 1024 * 1024;
+
+/// Most bytes of content of one payload.
+pub const CONTENT_BYTES_MAX: u64 = (FRAMES_MAX as u64 - 1) * FRAME_BYTES as u64;
 
 /// A tag names one packing of a content: packed again, with other bytes, it has another.
 pub type Tag = [u8; 16];

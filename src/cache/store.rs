@@ -6,7 +6,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -93,7 +93,8 @@ impl Store {
                 else {
                     continue;
                 };
-                objects.push(Stored { sha256, bytes: path.metadata()?.len() });
+                let Some(bytes) = size(&path)? else { continue };
+                objects.push(Stored { sha256, bytes });
             }
         }
         Ok(objects)
@@ -131,17 +132,21 @@ impl Store {
     /// Those of the file system; a manifest that cannot be used is in the list.
     pub fn baselines(&self) -> io::Result<Vec<Imported>> {
         let mut baselines = Vec::new();
-        for id in list(&self.root.join(CACHE_BASELINES))? {
-            for version in list(&id)? {
-                let path = version.join(MANIFEST);
-                // A baseline that is being imported or removed is none.
-                if path.exists() {
-                    let baseline = read_manifest(&path).map(|(baseline, _)| baseline);
-                    baselines.push(Imported { baseline, path });
-                }
+        for folder in self.baseline_folders()? {
+            let path = folder.join(MANIFEST);
+            // A baseline that is being imported or removed is none.
+            if path.exists() {
+                let baseline = read_manifest(&path).map(|(baseline, _)| baseline);
+                baselines.push(Imported { baseline, path });
             }
         }
         Ok(baselines)
+    }
+
+    /// The folder of each version of each baseline, those without a manifest too.
+    pub(super) fn baseline_folders(&self) -> io::Result<Vec<PathBuf>> {
+        let versions = list(&self.root.join(CACHE_BASELINES))?.into_iter().map(|id| list(&id));
+        Ok(versions.collect::<io::Result<Vec<_>>>()?.into_iter().flatten().collect())
     }
 
     /// Where a baseline's manifest is, or would be.
@@ -154,10 +159,13 @@ impl Store {
     /// # Errors
     /// Those of the file system; "would block" while it is being removed.
     pub fn hold(&self, manifest: &Path) -> io::Result<Lock> {
-        let held = lock(File::open(manifest)?, FlockArg::LockSharedNonblock)?;
-        // Removed between the two.
-        std::fs::metadata(manifest)?;
-        Ok(held)
+        loop {
+            let held = lock(File::open(manifest)?, FlockArg::LockSharedNonblock)?;
+            // Between the two it may have been removed, and another imported.
+            if is_at(&held, manifest)? {
+                return Ok(held);
+            }
+        }
     }
 
     /// Shared with other imports; waits for who removes.
@@ -182,20 +190,35 @@ impl Store {
         OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)
     }
 
-    /// Takes a broken payload out of use.
+    /// Takes the broken payload out of use that was read from `file`, unless another is in its place by now. Whether it
+    /// did.
     ///
     /// # Errors
     /// Those of the file system.
-    pub(super) fn quarantine(&self, sha256: Sha256) -> io::Result<()> {
+    pub(super) fn quarantine(&self, sha256: Sha256, file: &File) -> io::Result<bool> {
         let folder = self.root.join(CACHE_QUARANTINE);
         durable::create_directory(&folder)?;
-        durable::move_file(&self.object_path(sha256), &folder.join(format!("{sha256}.zst")))
+        let path = self.object_path(sha256);
+        let same = is_at(file, &path)?;
+        if same {
+            durable::move_file(&path, &folder.join(format!("{sha256}.zst")))?;
+        }
+        Ok(same)
     }
 }
 
 /// Locks an open file.
 pub(super) fn lock(file: File, how: FlockArg) -> io::Result<Lock> {
     Flock::lock(file, how).map_err(|(_, error)| error.into())
+}
+
+/// Whether an open file is the one that has this name now.
+pub(super) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let ours = file.metadata()?;
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        there => there.map(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())),
+    }
 }
 
 /// A manifest and its text.
@@ -223,7 +246,59 @@ fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn sizes(directory: &Path) -> io::Result<Vec<(PathBuf, u64)>> {
-    let size = |path: PathBuf| Ok((path.metadata()?.len(), path)).map(|(bytes, path)| (path, bytes));
-    list(directory)?.into_iter().map(size).collect()
+/// The files of a directory, and their bytes.
+pub(super) fn sizes(directory: &Path) -> io::Result<Vec<(PathBuf, u64)>> {
+    let sized = |path: PathBuf| Ok(size(&path)?.map(|bytes| (path, bytes)));
+    list(directory)?.into_iter().filter_map(|path| sized(path).transpose()).collect()
+}
+
+/// A file's bytes; none of one that another import has published or removed since it was listed.
+fn size(path: &Path) -> io::Result<Option<u64>> {
+    match path.metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        metadata => Ok(Some(metadata?.len())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_vanish_while_they_are_listed_are_no_error() {
+        let state = tempfile::tempdir().unwrap();
+        let store = Store::at(state.path());
+        let sha256 = Sha256::of(b"x");
+        let path = store.object_path(sha256);
+        // A name in the list whose file is gone when it is looked at.
+        for gone in [path.clone(), store.root.join(CACHE_PARTIAL).join("x")] {
+            std::fs::create_dir_all(gone.parent().unwrap()).unwrap();
+            std::os::unix::fs::symlink("gone", &gone).unwrap();
+        }
+        assert_eq!(
+            (store.objects().unwrap(), store.partials().unwrap(), store.used().unwrap()),
+            (vec![], vec![], 0)
+        );
+        std::fs::remove_file(&path).unwrap();
+        durable::write(&path, b"seven b", 0o600).unwrap();
+        assert_eq!(store.used().unwrap(), 7);
+    }
+
+    #[test]
+    fn only_the_file_that_was_read_is_taken_out_of_use() {
+        let state = tempfile::tempdir().unwrap();
+        let store = Store::at(state.path());
+        let sha256 = Sha256::of(b"x");
+        let path = store.object_path(sha256);
+        durable::create_directory(path.parent().unwrap()).unwrap();
+        durable::write(&path, b"broken", 0o600).unwrap();
+        let read = File::open(&path).unwrap();
+        // Meanwhile it was imported again.
+        durable::write(&path, b"right", 0o600).unwrap();
+        assert!(!store.quarantine(sha256, &read).unwrap());
+        assert_eq!(std::fs::read(&path).unwrap(), b"right");
+        assert!(store.quarantine(sha256, &File::open(&path).unwrap()).unwrap());
+        assert!(!path.exists() && store.quarantined().unwrap().len() == 1);
+        assert!(!store.quarantine(sha256, &read).unwrap());
+    }
 }

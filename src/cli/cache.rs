@@ -9,9 +9,10 @@ use clap::{Args, Subcommand};
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
-use crate::cache::check::CheckError;
+use crate::cache::check::{CheckError, Claim};
 use crate::cache::import::{Expected, ImportError, Importer, Payload};
 use crate::cache::{Cache as Layers, Place, Store};
+use crate::deploy::unfinished::{Unfinished, unfinished};
 use crate::error::explain;
 use crate::firmware::outcome::Exit;
 
@@ -69,7 +70,7 @@ pub fn cache(told: Cache) -> Result<Exit, Ended> {
         Verb::List => list(&Layers::at(&directory), &store, told.json),
         Verb::Verify => verify(&store, told.json),
         Verb::Gc => gc(&store, told.json),
-        Verb::Remove { names } => remove(&store, &names, told.json),
+        Verb::Remove { names } => remove(&store, &directory, &names, told.json),
     }
 }
 
@@ -282,10 +283,11 @@ fn verify(store: &Store, json: bool) -> Result<Exit, Ended> {
 
 fn refused(error: &CheckError) -> Ended {
     let exit = match error {
-        CheckError::Store { .. } | CheckError::Busy => Exit::Other,
-        CheckError::Malformed { .. } | CheckError::Unknown { .. } | CheckError::InUse { .. } => {
-            Exit::BadInput
-        }
+        CheckError::Store { .. } | CheckError::Busy | CheckError::Unknowable { .. } => Exit::Other,
+        CheckError::Malformed { .. }
+        | CheckError::Unknown { .. }
+        | CheckError::InUse { .. }
+        | CheckError::Claimed { .. } => Exit::BadInput,
     };
     Ended { exit, message: explain(error) }
 }
@@ -310,9 +312,24 @@ fn gc(store: &Store, json: bool) -> Result<Exit, Ended> {
     Ok(exit)
 }
 
-fn remove(store: &Store, names: &[String], json: bool) -> Result<Exit, Ended> {
+/// Imported baselines that deployments go on with, which have not ended.
+fn claims(state: &Path) -> Result<Vec<Claim>, String> {
+    let claim = |one: Unfinished| {
+        let (id, version) = one.baseline.split_once(' ')?;
+        // Whoever named a directory takes nothing from the cache.
+        let named = one.named.split_once('@').map_or(one.named.as_str(), |(id, _)| id);
+        (named == id).then(|| Claim {
+            deployment: one.deployment,
+            id: id.to_owned(),
+            version: version.to_owned(),
+        })
+    };
+    Ok(unfinished(state).map_err(|error| explain(&error))?.into_iter().filter_map(claim).collect())
+}
+
+fn remove(store: &Store, state: &Path, names: &[String], json: bool) -> Result<Exit, Ended> {
     for name in names {
-        let (id, version) = store.remove(name).map_err(|error| refused(&error))?;
+        let (id, version) = store.remove(name, || claims(state)).map_err(|error| refused(&error))?;
         say(&if json {
             json!({"baseline": id, "version": version, "state": "removed"}).to_string()
         } else {
@@ -339,5 +356,27 @@ mod tests {
         for wrong in ["", "GiB", "1 GB", "-1", "99999999999 TiB", "1.5GiB"] {
             assert!(size(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_unfinished_deployment_claims_what_it_took_from_the_cache_and_no_directory() {
+        use crate::deploy::event::Summary;
+        let state = tempfile::tempdir().unwrap();
+        let kept = crate::deploy::store::Store::open(state.path()).unwrap();
+        for (id, named) in [("a", "vendor"), ("b", "vendor@2"), ("c", "/media/vendor")] {
+            let summary = Summary {
+                deployment: id.parse().unwrap(),
+                retry_of: None,
+                started: "now".into(),
+                ended: None,
+                baseline: "vendor 2".into(),
+                cancelled: false,
+                nodes: Vec::new(),
+            };
+            kept.begin(&summary, &toml::from_str(&format!("baseline = \"{named}\"")).unwrap()).await.unwrap();
+        }
+        let claims = claims(state.path()).unwrap();
+        let said: Vec<_> = claims.iter().map(|one| [&*one.deployment, &*one.id, &*one.version]).collect();
+        assert_eq!(said, [["a", "vendor", "2"], ["b", "vendor", "2"]]);
     }
 }

@@ -5,7 +5,7 @@
 //! second round where versions are active only then. [`schedule`] hands the nodes out as [`turns`] decides, [`cancel`]
 //! and [`retry`] are the operator's. [`resume`] goes on with what a dead process left, by what [`vault`] has sealed for it, and
 //! [`before`] keeps that it asks for nothing twice;
-//! [`recover`] and [`sweeper`] take back what a dead run or a pulled cable left, [`store`] is
+//! [`unfinished`] tells others what may go on; [`recover`] and [`sweeper`] take back what a dead run or a pulled cable left, [`store`] is
 //! the journal's durable home and [`records`] that of deployments. This part decides when to act; how is `access`'s and the engine's business.
 
 pub mod authority;
@@ -37,6 +37,7 @@ pub mod store;
 pub mod summary;
 pub mod sweeper;
 pub mod turns;
+pub mod unfinished;
 pub mod unwind;
 pub mod vault;
 pub mod verify;
