@@ -9,11 +9,15 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Hinted;
+use crate::fleet::canonical;
 use crate::wire::id::{ComponentId, DeploymentId};
 
 use super::Deployments;
 use super::known::Known;
 use super::store::StoreError;
+
+/// The store has a deployment within this after it has become known.
+const BEGUN_MAX: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Why a node or a component was not done, in the operator's words.
 pub const CANCELLED: &str = "cancelled by the operator";
@@ -132,7 +136,7 @@ impl Hinted for CancelError {
             Self::NoComponent { known, .. } => Some(texts(&mut known.iter().map(ToString::to_string))),
             Self::NoNode { .. } => Some("write the node's address as the fleet does".into()),
             Self::Ended { .. } => None,
-            Self::Store(error) => error.hint(),
+            Self::Store(_) => Some("see to the disk of the state directory, then cancel it again".into()),
         }
     }
 }
@@ -182,10 +186,29 @@ impl Deployments {
         what: impl FnOnce(&Known) -> Result<Cancel, CancelError>,
     ) -> Result<(), CancelError> {
         let cancel = self.cancel_running(id, what)?;
-        Ok(self.0.store.cancel(id, &cancel).await?)
+        self.cancel_for_good(id, &cancel).await
     }
 
-    fn cancel_running(
+    /// Makes what was cancelled durable. One that begins at this moment may not be in the store yet; one that ends may
+    /// not be to be cancelled any more.
+    pub(super) async fn cancel_for_good(
+        &self,
+        id: &DeploymentId,
+        cancel: &Cancel,
+    ) -> Result<(), CancelError> {
+        let asked = tokio::time::Instant::now();
+        while !self.0.store.cancel(id, cancel).await? {
+            let lives = self.known().get(id).is_some_and(Known::lives);
+            if !lives || asked.elapsed() > BEGUN_MAX {
+                return Err(CancelError::Ended { id: id.clone() });
+            }
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    /// At once, for what runs; returns what is to be made durable.
+    pub(super) fn cancel_running(
         &self,
         id: &DeploymentId,
         what: impl FnOnce(&Known) -> Result<Cancel, CancelError>,
@@ -209,25 +232,12 @@ impl Deployments {
 fn index_of(known: &Known, node: &str) -> Result<usize, CancelError> {
     let missing = || CancelError::NoNode { id: known.summary.deployment.clone(), node: node.to_owned() };
     let mut nodes = known.summary.nodes.iter();
-    nodes.position(|(address, _)| bare(address) == bare(node)).ok_or_else(missing)
-}
-
-/// One spelling of an address: without brackets, and as the standard library writes it.
-fn bare(address: &str) -> String {
-    let inner = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
-    inner.parse::<std::net::IpAddr>().map_or_else(|_| inner.to_ascii_lowercase(), |ip| ip.to_string())
+    nodes.position(|(address, _)| canonical(address) == canonical(node)).ok_or_else(missing)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_address_is_the_same_in_every_spelling() {
-        assert_eq!(bare("[FD00:CA:0::0:11]"), bare("fd00:ca::11"));
-        assert_eq!(bare("Node-1.lab"), bare("node-1.lab"));
-        assert_ne!(bare("fd00:ca::11"), bare("fd00:ca::12"));
-    }
 
     #[test]
     fn a_cancel_reaches_what_it_names_and_nothing_else() {

@@ -17,7 +17,7 @@ use crate::fleet::{Fleet, Node};
 use crate::https::Registry;
 use crate::wire::id::DeploymentId;
 
-use super::cancel::{CancelError, Cancels};
+use super::cancel::{Cancel, CancelError, Cancels};
 use super::event::{NodeResult, NodeSummary, Summary};
 use super::events::EventLog;
 use super::known::Known;
@@ -272,9 +272,15 @@ impl Deployments {
     pub async fn shut_down(&self) {
         self.0.closing.store(true, Ordering::SeqCst);
         let running: Vec<_> = self.list().into_iter().filter(|listed| listed.ended.is_none()).collect();
+        // All of them at once, before any is waited for: a slow disk must not let the last ones go on.
+        let all = |_: &Known| Ok(Cancel::All);
+        let cancelled = running.iter().filter_map(|listed| self.cancel_running(&listed.deployment, all).ok());
+        let cancelled = cancelled.count();
+        tracing::info!(cancelled, "the deployments that run are cancelled");
         for listed in &running {
             // One that has just ended need not be cancelled; what the store misses is told in the log.
-            if let Err(error @ CancelError::Store(_)) = self.cancel_all(&listed.deployment).await {
+            let durable = self.cancel_for_good(&listed.deployment, &Cancel::All).await;
+            if let Err(error @ CancelError::Store(_)) = durable {
                 tracing::error!(deployment = %listed.deployment, "{}", explain(&error));
             }
         }

@@ -40,7 +40,7 @@ pub async fn all(cycle: &mut Cycle<'_>, established: &mut Established) -> Result
         // away for a while, and a need may be false because the new version is there.
         let is_lost = cycle.before.is_lost(&component.id);
         let known = match if is_lost { Ok(()) } else { fits(cycle, established, component).await? } {
-            Err(why) => Err(Outcome::NotApplicable(why)),
+            Err(unfit) => Err(unfit),
             Ok(()) => {
                 let read = Freshness::Found;
                 Ok(verify::read_back(cycle, established, component, read, Interrupt::OnCancel).await?)
@@ -104,14 +104,14 @@ pub async fn all(cycle: &mut Cycle<'_>, established: &mut Established) -> Result
 /// Whether a component is for this node, and what must be in place there is.
 ///
 /// # Errors
-/// [`CycleError`]; within, why not, in words.
+/// [`CycleError`]; within, the outcome it has then.
 async fn fits(
     cycle: &mut Cycle<'_>,
     established: &mut Established,
     component: &Component,
-) -> Result<Result<(), String>, CycleError> {
+) -> Result<Result<(), Outcome>, CycleError> {
     if let Err(why) = component.rules.fit(cycle.inventory.as_deref().ok_or(CycleError::Protocol)?) {
-        return Ok(Err(why));
+        return Ok(Err(Outcome::NotApplicable(why)));
     }
     for need in &component.needs {
         let source = (&need.version_of, need.version_format);
@@ -121,8 +121,8 @@ async fn fits(
             Ok(version) => need.met(version.as_deref()),
             Err(why) => Err(format!("needs {}, whose version is not known: {why}", need.version_of)),
         };
-        if met.is_err() {
-            return Ok(met);
+        if let Err(why) = met {
+            return Ok(Err(Outcome::Skipped(why)));
         }
     }
     Ok(Ok(()))
@@ -328,7 +328,7 @@ fn conclude(
     known: &Known,
 ) -> ComponentSummary {
     summary.outcome = match meaning(component, &installed) {
-        Ok(meaning) => verify::judge(component, meaning, known),
+        Ok(meaning) => verify::judge(component, meaning, summary.from.as_deref(), known),
         Err(why) => Outcome::Failed(why),
     };
     summary.to = known.clone().ok().flatten();

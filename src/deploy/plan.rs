@@ -18,7 +18,7 @@ use super::event::ComponentSummary;
 /// What is clear before anything is sent; none when the component is to be installed.
 pub fn verdict(mode: Mode, component: &Component, known: &Known) -> Option<Outcome> {
     let installed = match known {
-        Err(why) => return Some(Outcome::Skipped(format!("the installed version is not known: {why}"))),
+        Err(why) => return Some(Outcome::Failed(format!("the installed version is not known: {why}"))),
         Ok(None) => return absent(component),
         Ok(Some(installed)) => installed,
     };
@@ -28,7 +28,7 @@ pub fn verdict(mode: Mode, component: &Component, known: &Known) -> Option<Outco
         }
         (Some(Ordering::Equal), _) => Some(Outcome::Current),
         (Some(Ordering::Greater), Mode::Upgrade) => Some(Outcome::NewerInstalled),
-        (None, _) => Some(Outcome::Skipped(format!(
+        (None, _) => Some(Outcome::Failed(format!(
             "{installed} is installed, which has no order with {} among {} versions",
             component.version, component.version_format
         ))),
@@ -79,7 +79,8 @@ fn is_in_place(outcome: &Outcome) -> bool {
 pub fn conflict(component: &Component, done: &[ComponentSummary]) -> Option<String> {
     let is_there = |other: &&ComponentSummary| {
         component.conflicts.contains(&other.id)
-            && (is_in_place(&other.outcome) || other.outcome == Outcome::UpdatedRebootNeeded)
+            && (is_in_place(&other.outcome)
+                || matches!(other.outcome, Outcome::UpdatedRebootNeeded | Outcome::Unverified(_)))
     };
     let other = done.iter().find(is_there)?;
     Some(format!("conflicts with {}, which is in place", other.id))
@@ -228,9 +229,9 @@ mod tests {
         assert_eq!(verdict(some("1.2.3"), Mode::Rewrite), None);
         assert_eq!(verdict(Ok(None), Mode::Upgrade), None);
         for mode in [Mode::Upgrade, Mode::Downgrade, Mode::Rewrite] {
-            let Some(Outcome::Skipped(why)) = verdict(some("unknown"), mode) else { panic!("planned") };
+            let Some(Outcome::Failed(why)) = verdict(some("unknown"), mode) else { panic!("planned") };
             assert_eq!(why, "unknown is installed, which has no order with 1.2.3 among triplet versions");
-            let Some(Outcome::Skipped(why)) = verdict(Err("eio".into()), mode) else { panic!("planned") };
+            let Some(Outcome::Failed(why)) = verdict(Err("eio".into()), mode) else { panic!("planned") };
             assert_eq!(why, "the installed version is not known: eio");
         }
     }

@@ -87,11 +87,11 @@ impl Store {
         .await
     }
 
-    /// Writes what an operator has cancelled, unless the deployment has ended.
+    /// Writes what an operator has cancelled; false when there is no such deployment that has not ended.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn cancel(&self, deployment: &DeploymentId, what: &Cancel) -> Result<(), StoreError> {
+    pub async fn cancel(&self, deployment: &DeploymentId, what: &Cancel) -> Result<bool, StoreError> {
         let row = (deployment.to_string(), json(what)?);
         let all = *what == Cancel::All;
         self.run(move |savepoint| {
@@ -109,7 +109,8 @@ impl Store {
                      SELECT id, ?2 FROM deployment WHERE id = ?1 AND ended IS NULL",
                 )?
                 .execute(params![row.0, row.1])?;
-            Ok(())
+            let running = "SELECT EXISTS (SELECT 1 FROM deployment WHERE id = ?1 AND ended IS NULL)";
+            Ok(savepoint.prepare_cached(running)?.query_row([&row.0], |row| row.get(0))?)
         })
         .await
     }

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use serde::Deserialize;
 
 use crate::error::Hinted;
-use crate::fleet::{Fleet, Node};
+use crate::fleet::{Fleet, Node, canonical};
 use crate::secret::Secret;
 use crate::wire::id::DeploymentId;
 
@@ -176,7 +176,7 @@ fn failed(summary: &Summary) -> Vec<String> {
 }
 
 fn same_host(address: &str, node: &Node) -> bool {
-    address.trim_start_matches('[').trim_end_matches(']') == node.host()
+    canonical(address) == node.canonical_host()
 }
 
 #[cfg(test)]

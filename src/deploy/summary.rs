@@ -121,6 +121,9 @@ impl Summary {
             Exit::Failed
         } else if outcomes().any(|outcome| *outcome == Outcome::UpdatedRebootNeeded) {
             Exit::RebootNeeded
+        } else if outcomes().any(|outcome| matches!(outcome, Outcome::Skipped(_))) {
+            // A dependency that is not met: not done, and not because nothing was needed.
+            Exit::Failed
         } else if outcomes().any(Outcome::is_change) {
             Exit::Done
         } else {
@@ -174,6 +177,7 @@ mod tests {
         assert_eq!(exit(Done, &[Outcome::Current, Outcome::WouldUpdate("1".into())], &[]), Exit::Done);
         assert_eq!(exit(Done, &[Outcome::Updated, Outcome::Failed("x".into())], &[]), Exit::Failed);
         assert_eq!(exit(Done, &[Outcome::Unverified("x".into())], &[]), Exit::Failed);
+        assert_eq!(exit(Done, &[Outcome::Current, Outcome::Skipped("needs x".into())], &[]), Exit::Failed);
         assert_eq!(exit(Done, &[Outcome::Updated], &["engine files"]), Exit::Failed);
         assert_eq!(exit(Cancelled, &[], &[]), Exit::Failed);
     }

@@ -37,9 +37,13 @@ pub async fn read(
 ) -> Result<Known, CycleError> {
     let is_old = freshness == Freshness::Now && source.is_device();
     if source.needs_inventory() && (is_old || cycle.inventory.is_none()) {
-        match cycle.ask(established, Request::Inventory, interrupt).await? {
-            Reply::Inventory(inventory) => cycle.inventory = Some(inventory),
-            _ => return Err(CycleError::Protocol),
+        match cycle.ask(established, Request::Inventory, interrupt).await {
+            Ok(Reply::Inventory(inventory)) => cycle.inventory = Some(inventory),
+            Ok(_) => return Err(CycleError::Protocol),
+            Err(CycleError::Control(ControlError::Engine(failure))) if failure.kind == FailureKind::Node => {
+                return Ok(Err(chain(&failure)));
+            }
+            Err(error) => return Err(error),
         }
     }
     // A cycle that goes on after its box died has none, and most sources need none.
@@ -74,11 +78,12 @@ pub async fn read_back(
     read(cycle, established, (&component.read_back, component.version_format), freshness, interrupt).await
 }
 
-/// What became of a component whose installer has ended with `meaning`.
-pub fn judge(component: &Component, meaning: ExitMeaning, known: &Known) -> Outcome {
+/// What became of a component whose installer has ended with `meaning`; `from` is the version it found.
+pub fn judge(component: &Component, meaning: ExitMeaning, from: Option<&str>, known: &Known) -> Outcome {
     let wanted = &component.version;
-    let order =
-        known.as_ref().ok().and_then(Option::as_deref).and_then(|version| component.order_of(version));
+    let order = known.as_ref().ok().and_then(Option::as_deref).and_then(|now| component.order_of(now));
+    // Written again, a version that was there before proves nothing.
+    let is_news = from.and_then(|from| component.order_of(from)) != Some(Ordering::Equal);
     match (meaning, known, order) {
         (ExitMeaning::NotApplicable, ..) => Outcome::NotApplicable("the installer says so".into()),
         (ExitMeaning::Current, _, Some(Ordering::Equal | Ordering::Greater)) => Outcome::Current,
@@ -86,7 +91,8 @@ pub fn judge(component: &Component, meaning: ExitMeaning, known: &Known) -> Outc
             "the installer says that {wanted} is there already, but {} was read back",
             version.as_deref().unwrap_or("no version")
         )),
-        (ExitMeaning::Done | ExitMeaning::RebootNeeded, _, Some(Ordering::Equal)) => Outcome::Updated,
+        (ExitMeaning::RebootNeeded, _, Some(Ordering::Equal)) if is_news => Outcome::Updated,
+        (ExitMeaning::Done, _, Some(Ordering::Equal)) => Outcome::Updated,
         (ExitMeaning::RebootNeeded, ..) => Outcome::UpdatedRebootNeeded,
         (ExitMeaning::Done, Ok(Some(version)), _) => Outcome::Unverified(format!(
             "the installer reports success, but version {version} was read back instead of {wanted}"

@@ -183,7 +183,9 @@ fn first_line(from: impl std::io::Read) -> std::io::Result<Option<String>> {
     Ok((!line.is_empty()).then_some(line))
 }
 
+/// A program that fails says nothing of what is installed: only one that ends well and prints nothing says "nothing".
 fn ask(command: &[String]) -> Reply {
+    let name = command.first().map_or("", |word| word);
     let Some(mut program) = program(command, "") else {
         return failed("the read-back command is empty".into());
     };
@@ -192,23 +194,35 @@ fn ask(command: &[String]) -> Reply {
     let spawned = program.spawn();
     let mut child = match spawned {
         Ok(child) => child,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Reply::Version(None),
-        Err(error) => return failed(format!("{}: {error}", command.first().map_or("", |word| word))),
+        Err(error) => return failed(format!("{name}: {error}")),
     };
-    let Some(output) = child.stdout.take() else { return Reply::Version(None) };
+    let Some(output) = child.stdout.take() else { return failed(format!("{name}: no pipe")) };
     let reading = std::thread::spawn(move || first_line(output));
     let began = Instant::now();
-    while matches!(child.try_wait(), Ok(None)) {
-        if began.elapsed() > READ_BACK_MAX {
-            end_group(&child);
+    let status = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break status,
+            Ok(None) if began.elapsed() > READ_BACK_MAX => end_group(&child),
+            Ok(None) => {}
+            Err(error) => return failed(format!("{name}: {error}")),
         }
         std::thread::park_timeout(LOOK_EVERY);
+    };
+    if !status.success() {
+        let late = if began.elapsed() > READ_BACK_MAX { " after 30 s without an end" } else { "" };
+        return failed(format!("{name}: {status}{late}"));
     }
     // What the program left in the background may hold the pipe: it is not waited for.
     let waited = Instant::now();
     while !reading.is_finished() && waited.elapsed() < Duration::from_secs(1) {
         std::thread::park_timeout(LOOK_EVERY);
     }
-    let read = if reading.is_finished() { reading.join().ok().and_then(Result::ok) } else { None };
-    Reply::Version(read.flatten())
+    if !reading.is_finished() {
+        return failed(format!("{name}: its output does not end"));
+    }
+    match reading.join() {
+        Ok(Ok(version)) => Reply::Version(version),
+        Ok(Err(error)) => failed(format!("{name}: {error}")),
+        Err(_) => failed(format!("{name}: its output cannot be read")),
+    }
 }

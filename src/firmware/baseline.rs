@@ -59,6 +59,7 @@ impl Baseline {
             BaselineError { place: format!("{name}:{line}"), why: error.message().to_owned() }
         })?;
         baseline.check().map_err(|why| BaselineError { place: name.to_owned(), why })?;
+        baseline.make_conflicts_mutual();
         baseline.sort().map_err(|why| BaselineError { place: name.to_owned(), why })?;
         Ok(baseline)
     }
@@ -96,6 +97,23 @@ impl Baseline {
             }
         }
         Ok(())
+    }
+
+    /// Two that conflict keep each other away, whichever comes first and whichever says so.
+    fn make_conflicts_mutual(&mut self) {
+        let said = |one: &Component| {
+            let pair = |other: &ComponentId| (other.clone(), one.id.clone());
+            one.conflicts.iter().map(pair).collect::<Vec<_>>()
+        };
+        let said: Vec<_> = self.components.iter().flat_map(said).collect();
+        for component in &mut self.components {
+            let told = said.iter().filter(|(other, _)| *other == component.id).map(|(_, by)| by.clone());
+            for by in told.collect::<Vec<_>>() {
+                if !component.conflicts.contains(&by) {
+                    component.conflicts.push(by);
+                }
+            }
+        }
     }
 
     /// By `order`, then as written; what is required comes before what requires it.
@@ -145,6 +163,12 @@ mod tests {
     fn what_is_required_comes_first() {
         let baseline = Baseline::parse(&manifest("requires = [\"two\"]", ""), "b").unwrap();
         assert_eq!(baseline.components.iter().map(|c| c.id.as_str()).collect::<Vec<_>>(), ["two", "one"]);
+    }
+
+    #[test]
+    fn a_conflict_is_between_both_whoever_says_so() {
+        let baseline = Baseline::parse(&manifest("conflicts = [\"two\"]", ""), "b").unwrap();
+        assert_eq!(baseline.components[1].conflicts, ["one".parse().unwrap()]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::rules::PciId;
 use super::version::VersionFormat;
-use crate::wire::inventory::Inventory;
+use crate::wire::inventory::{Dmi, Inventory};
 use crate::wire::message::ReadBack;
 
 /// Where a version stands on a node.
@@ -18,7 +18,8 @@ use crate::wire::message::ReadBack;
 pub enum VersionSource {
     /// The first line of a file, without white space at its ends.
     File(String),
-    /// The first line of a program's standard output: program and arguments, no shell.
+    /// The first line of a program's standard output: program and arguments, no shell. Nothing printed means nothing
+    /// installed; a program that fails means that it is not known.
     Command(Vec<String>),
     /// An installed package of the node's package tool, as `[epoch:]version-release`.
     Package(String),
@@ -86,7 +87,7 @@ impl VersionSource {
         let versions: Vec<(&str, Option<String>)> = match self {
             // Asked of the engine.
             Self::File(_) | Self::Command(_) | Self::Package(_) => Vec::new(),
-            Self::Bios => vec![("the system ROM", node.dmi.bios_version.clone())],
+            Self::Bios => vec![("the system ROM", system_rom(&node.dmi))],
             Self::Bmc => node.bmc.iter().map(|bmc| ("the BMC", bmc.firmware_version.clone())).collect(),
             Self::Microcode => vec![("the processor", node.microcode.clone())],
             Self::Disk(model) => {
@@ -110,6 +111,17 @@ impl VersionSource {
     }
 }
 
+/// HPE's system ROMs tell only their family as their version: number and date stand beside it.
+fn system_rom(dmi: &Dmi) -> Option<String> {
+    let version = dmi.bios_version.clone()?;
+    match (dmi.bios_vendor.as_deref(), &dmi.bios_release, &dmi.bios_date) {
+        (Some("HPE" | "HP"), Some(release), Some(date)) if !version.contains(' ') => {
+            Some(format!("{version} v{release} ({date})"))
+        }
+        _ => Some(version),
+    }
+}
+
 fn oldest(versions: &[(&str, Option<String>)], format: VersionFormat) -> Known {
     let mut oldest: Option<&String> = None;
     for (device, version) in versions {
@@ -125,12 +137,14 @@ fn oldest(versions: &[(&str, Option<String>)], format: VersionFormat) -> Known {
     Ok(oldest.cloned())
 }
 
-/// Asks dpkg; a package that was removed may still be known to it.
-const DPKG: &str = r#"dpkg-query -W -f '${db:Status-Status} ${Version}\n' "$1" | sed -n 's/^installed //p'"#;
+/// Asks dpkg; a package that was removed may still be known to it. It ends with 1 when it knows of none.
+const DPKG: &str = r#"told=$(dpkg-query -W -f '${db:Status-Status} ${Version}' "$1") || case $? in 1) exit 0;; *) exit 1;; esac
+case $told in "installed "*) printf '%s\n' "${told#installed }";; esac"#;
 
 /// Asks rpm, which tells on its standard output that there is none.
-const RPM: &str =
-    r#"told=$(rpm -q --qf '%|EPOCH?{%{EPOCH}:}|%{VERSION}-%{RELEASE}\n' "$1") && printf '%s\n' "$told""#;
+const RPM: &str = r#"told=$(rpm -q --qf '%|EPOCH?{%{EPOCH}:}|%{VERSION}-%{RELEASE}\n' "$1") ||
+case $told in *"is not installed"*) exit 0;; *) exit 1;; esac
+printf '%s\n' "$told""#;
 
 /// The node's own package tool, by its distribution's family.
 fn package_query(name: &str, node: &Inventory) -> Result<Vec<String>, String> {
@@ -203,6 +217,18 @@ mod tests {
         assert_eq!(find(&node, "{ network = \"8086:1572\" }"), Ok(Some("8.50".into())));
         assert_eq!(find(&node, "{ network = \"8086:1521\" }"), Ok(None));
         assert_eq!(find(&node, "\"bios\"").unwrap_err(), "the system ROM tells no version");
+        let rom = |release: Option<&str>| Dmi {
+            bios_vendor: Some("HPE".into()),
+            bios_version: Some("U30".into()),
+            bios_release: release.map(str::to_owned),
+            bios_date: Some("09/29/2022".into()),
+            ..Dmi::default()
+        };
+        node.dmi = rom(Some("2.72"));
+        let told = find(&node, "\"bios\"").unwrap().unwrap();
+        assert_eq!(VersionFormat::Hpe.compare(&told, "U30 v2.72 (09/29/2022)"), Some(Ordering::Equal));
+        node.dmi = rom(None);
+        assert_eq!(find(&node, "\"bios\""), Ok(Some("U30".into())));
         node.disks.push(disk("sdc", Some("HPG1")));
         assert!(find(&node, "{ disk = \"M\" }").unwrap_err().contains("cannot be compared as hpe versions"));
         node.disks.push(disk("sdd", None));

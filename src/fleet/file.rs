@@ -240,6 +240,19 @@ impl Fleet {
     }
 }
 
+/// One spelling of a node's address or name, whatever its notation: without brackets, as the standard library writes it.
+pub fn canonical(address: &str) -> String {
+    let host = bare(address);
+    host.parse::<IpAddr>().map_or_else(
+        |_| host.trim_end_matches('.').to_ascii_lowercase(),
+        |address| address.to_canonical().to_string(),
+    )
+}
+
+fn bare(address: &str) -> &str {
+    address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address)
+}
+
 impl Node {
     /// Every field that holds a secret, and what it is called.
     fn secrets(&self) -> [(&'static str, &Option<Secret>); 4] {
@@ -263,17 +276,12 @@ impl Node {
 
     /// The address without brackets.
     pub fn host(&self) -> &str {
-        let inner = self.address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-        inner.unwrap_or(&self.address)
+        bare(&self.address)
     }
 
-    /// One spelling of the address or name, whatever its notation: nodes with the same one are the same node.
+    /// One spelling of the address or name: nodes with the same one are the same node.
     pub fn canonical_host(&self) -> String {
-        let host = self.host();
-        host.parse::<IpAddr>().map_or_else(
-            |_| host.trim_end_matches('.').to_ascii_lowercase(),
-            |address| address.to_canonical().to_string(),
-        )
+        canonical(&self.address)
     }
 
     /// Why the address cannot be one, if so.

@@ -8,5 +8,5 @@ pub mod credentials;
 pub mod file;
 pub mod options;
 
-pub use file::{Fleet, FleetError, Node};
+pub use file::{Fleet, FleetError, Node, canonical};
 pub use options::{Mode, OpenFirewall, Options, Reboot, Wave};

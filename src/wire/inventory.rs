@@ -73,6 +73,9 @@ pub struct Dmi {
     pub bios_version: Option<String>,
     /// BIOS date.
     pub bios_date: Option<String>,
+    /// System BIOS release, as "2.72" (SMBIOS, type 0, offsets 14h and 15h).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bios_release: Option<String>,
 }
 
 /// A PCI function. Ids are four hexadecimal digits without a prefix.

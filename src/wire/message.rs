@@ -132,7 +132,8 @@ pub struct Push {
 pub enum ReadBack {
     /// The first line of a file, without white space at its ends.
     File(String),
-    /// The first line of a program's standard output: program and arguments, no shell.
+    /// The first line of a program's standard output: program and arguments, no shell. A program that fails tells no
+    /// version: the answer is a failure.
     Command(Vec<String>),
 }
 

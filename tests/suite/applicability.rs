@@ -28,7 +28,7 @@ fn every_component_that_is_not_installed_says_why() {
     let path = baseline(&lab, "reasons", &things);
     let before = besides(&lab.snapshot(1), &["thing"]);
     let done = deploy(&lab, &lab.fleet(&[1], path.to_str().unwrap(), ""));
-    assert_eq!(done.exit, 0, "{}", done.all);
+    assert_eq!(done.exit, 253, "{}", done.all);
     let told: Vec<(&str, &str, &str)> = done.node(&lab, 1)["components"]
         .as_array()
         .unwrap()
@@ -42,17 +42,17 @@ fn every_component_that_is_not_installed_says_why() {
         |id: &str| told.iter().find(|(other, ..)| *other == id).map(|(_, outcome, why)| (*outcome, *why));
     assert_eq!(why("thing"), Some(("updated", "")), "{}", done.all);
     let odd = "unknown is installed, which has no order with 2.0 among pair versions";
-    assert_eq!(why("odd"), Some(("skipped", odd)));
+    assert_eq!(why("odd"), Some(("failed", odd)));
     let nic = "for PCI device 8086:ffff:103c:0001, the node has none of it";
     assert_eq!(why("nic"), Some(("not-applicable", nic)));
     let needy = "needs the version in /var/lib/base 2 or newer, and 1 is there";
-    assert_eq!(why("needy"), Some(("not-applicable", needy)));
+    assert_eq!(why("needy"), Some(("skipped", needy)));
     assert_eq!(why("rival"), Some(("skipped", "conflicts with thing, which is in place")));
     let absent = "the node does not have the version in /var/lib/absent";
     assert_eq!(why("absent"), Some(("not-applicable", absent)));
     assert_eq!(why("bmc"), Some(("not-applicable", "the node does not have the BMC's firmware")));
     let (outcome, unreadable) = why("unreadable").unwrap();
-    assert_eq!(outcome, "skipped");
+    assert_eq!(outcome, "failed");
     assert!(unreadable.starts_with("the installed version is not known: "), "{unreadable}");
     assert_eq!(besides(&lab.snapshot(1), &["thing"]), before);
 }

@@ -48,9 +48,10 @@ table inet shut {
 }
 E";
 
+/// As old distributions ship it: all is let in until the last rule.
 const LEGACY: &str = "for t in iptables-legacy ip6tables-legacy; do
     $t -A INPUT -i lo -j ACCEPT; $t -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
-    $t -A INPUT -p tcp --dport 22 -j ACCEPT; $t -A INPUT -p ipv6-icmp -j ACCEPT; $t -P INPUT DROP
+    $t -A INPUT -p tcp --dport 22 -j ACCEPT; $t -A INPUT -p ipv6-icmp -j ACCEPT; $t -A INPUT -p tcp -j REJECT
 done";
 
 const FIREWALLD: &str = "mkdir -p /run/dbus; dbus-daemon --system --fork
@@ -91,7 +92,8 @@ fn flavours() -> BTreeMap<usize, (String, &'static str)> {
         (3, (none(UFW), "ip6tables")),
         (4, (none(NFT), "nft inet filter input")),
         (5, (none(LEGACY), "ip6tables-legacy")),
-        (6, (none(REJECT), "ip6tables")),
+        // Without nft, the program that saves the rules tells of them.
+        (6, (none(&format!("{REJECT}; rm /usr/sbin/nft")), "ip6tables")),
         (7, (none(NFT_TWO), "nft inet shut input")),
         (8, ("rm /usr/sbin/ip6tables*".to_owned(), "nft ip6 filter INPUT")),
         (9, (LOOKALIKES.to_owned(), "ip6tables")),

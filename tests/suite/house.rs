@@ -28,3 +28,18 @@ fn the_binary_is_static() {
     let headers = String::from_utf8(headers.stdout).unwrap();
     assert!(headers.contains("LOAD") && !headers.contains("INTERP"), "{headers}");
 }
+
+#[test]
+fn no_source_holds_a_control_character() {
+    // One that slipped into a script in place of a back-reference made a blocking firewall look like none.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let files =
+        Command::new("git").args(["ls-files", "src", "image", "tests"]).current_dir(root).output().unwrap();
+    let files: Vec<_> = String::from_utf8(files.stdout).unwrap().lines().map(str::to_owned).collect();
+    assert!(files.len() > 100, "{files:?}");
+    for file in files {
+        let Ok(text) = std::fs::read_to_string(root.join(&file)) else { continue };
+        let found = text.char_indices().find(|(_, c)| c.is_control() && !matches!(c, '\n' | '\t'));
+        assert_eq!(found, None, "{file}");
+    }
+}

@@ -89,7 +89,7 @@ if [ "$legacy" ]; then
     echo legacy
     for program in {tables}-legacy {tables}; do
         has $program && [ ! "$found" -ef "$on_nft" ] && $program -w 5 -S && break
-    done | sed -n "s/^-P INPUT /policy /p; s/^-A \([^ ]*\) .*-[jg] \([^ ]*\).*/jump  /p" | sort -u
+    done | sed -n "s/^-P INPUT /policy /p; s/^-A \([^ ]*\) .*-[jg] \([^ ]*\).*/jump \1 \2/p" | sort -u
 fi
 if has nft; then
     echo nft
@@ -98,7 +98,7 @@ if has nft; then
 elif [ "$on_nft" ]; then
     echo iptables-nft
     $on_nft-save 2>/dev/null |
-        sed -n "/^\*/p; s/^:INPUT \([^ ]*\).*/policy /p; s/^-A \([^ ]*\) .*-[jg] \([^ ]*\).*/jump  /p"
+        sed -n "/^\*/p; s/^:INPUT \([^ ]*\).*/policy \1/p; s/^-A \([^ ]*\) .*-[jg] \([^ ]*\).*/jump \1 \2/p"
 fi
 :"#
     )

@@ -71,5 +71,6 @@ fn dmi(root: &Path, unknown: &mut Vec<Unknown>) -> Dmi {
         bios_vendor: value("bios_vendor"),
         bios_version: value("bios_version"),
         bios_date: value("bios_date"),
+        bios_release: value("bios_release"),
     }
 }
