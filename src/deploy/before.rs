@@ -34,8 +34,9 @@ pub struct Before {
 impl Before {
     /// The plan: these are to be done, and this is what the node has of them.
     pub fn plan(&mut self, to_do: impl Iterator<Item = (ComponentId, Option<String>)>) {
-        let lost = &self.lost;
-        self.from.retain(|(id, _)| lost.contains(id));
+        // What was asked for is no part of the plan any more, and its version before is still to be told.
+        let (lost, asked) = (&self.lost, &self.asked);
+        self.from.retain(|(id, _)| lost.contains(id) || asked.contains(id));
         self.from.extend(to_do);
     }
 
@@ -83,6 +84,11 @@ impl Before {
         self.begun.contains(id).then(|| self.from(id))
     }
 
+    /// Whether a component's installer was asked of an engine that is gone.
+    pub fn is_lost(&self, id: &ComponentId) -> bool {
+        self.lost.contains(id)
+    }
+
     /// How a component ended whose installer was asked of an engine that is gone; `active` is what the node has now.
     pub fn lost(&self, component: &Component, active: Option<&str>) -> Option<ComponentSummary> {
         let mut summary = self.told(&component.id)?;
@@ -115,7 +121,7 @@ impl Before {
         let known = self.ended.iter().find(|other| other.id == *id).cloned();
         Some(known.unwrap_or_else(|| {
             let why = "the box died after its installer was asked for, and the engine that would know how it ended \
-                       is gone";
+                       could not be joined again";
             ComponentSummary::new(id, self.from(id), None, Outcome::Unverified(why.into()))
         }))
     }

@@ -171,7 +171,13 @@ impl<'a> Cycle<'a> {
             Resumed::Joined(established) => *established,
             // The box died while it took everything back, or while the node restarted: that goes on.
             Resumed::Worked => return Ok(()),
-            Resumed::Anew => self.establish().await?,
+            Resumed::Anew => match self.establish().await {
+                Ok(established) => established,
+                Err(error) => {
+                    self.doubt_restarted(&error);
+                    return Err(error);
+                }
+            },
         };
         self.employ(established).await
     }
@@ -199,11 +205,16 @@ impl<'a> Cycle<'a> {
 
     /// What the engine is there for: what the node is, what is to be done, and doing it.
     async fn work(&mut self, established: &mut Established) -> Result<(), CycleError> {
-        if self.run.is_cancelled() {
-            install::hear_begun(self, established).await?;
-        }
-        if !self.fresh.is_empty() {
-            self.read_again(established).await?;
+        // What an earlier process had installed before a restart, not what is heard now.
+        let restarted = std::mem::take(&mut self.fresh);
+        install::hear_begun(self, established).await?;
+        if !restarted.is_empty() {
+            let heard = std::mem::replace(&mut self.fresh, restarted);
+            if let Err(error) = self.read_again(established).await {
+                self.doubt_restarted(&error);
+                return Err(error);
+            }
+            self.fresh = heard;
         }
         if install::is_settled(self) {
             return Ok(());

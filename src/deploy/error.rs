@@ -59,6 +59,12 @@ pub enum CycleError {
     /// The engine has ended by itself, or was ended by someone else.
     #[error("the engine is gone")]
     EngineGone,
+    /// What an earlier process of this box kept of the node is there, and of no use.
+    #[error("what the box kept of this node before it died cannot be read: {why}")]
+    Record {
+        /// Why.
+        why: String,
+    },
     /// An answer that does not fit its question.
     #[error("the engine answered something else than was asked")]
     Protocol,
@@ -88,6 +94,11 @@ impl Hinted for CycleError {
                     .into(),
             ),
             Self::EngineGone => Some("the node may have restarted; deploy again to see what it has".into()),
+            Self::Record { .. } => Some(
+                "the vault's key was changed or the store is damaged; look at the versions the node has, then deploy \
+                 again"
+                    .into(),
+            ),
             Self::Architecture { .. } => Some("leave this node out of the fleet".into()),
             Self::Cancelled | Self::Control(_) | Self::Authority(_) | Self::Protocol => None,
         }

@@ -6,7 +6,7 @@
 
 use crate::access::control::ControlError;
 use crate::error::chain;
-use crate::firmware::component::Component;
+use crate::firmware::component::{Component, ExitMeaning};
 use crate::firmware::installed::Known;
 use crate::firmware::outcome::Outcome;
 use crate::fleet::Reboot;
@@ -36,7 +36,10 @@ pub async fn all(cycle: &mut Cycle<'_>, established: &mut Established) -> Result
         if cycle.components.iter().any(|done| done.id == component.id) {
             continue;
         }
-        let known = match fits(cycle, established, component).await? {
+        // What its installer did counts, not what rules and needs say of a node where it has run: the device may be
+        // away for a while, and a need may be false because the new version is there.
+        let is_lost = cycle.before.is_lost(&component.id);
+        let known = match if is_lost { Ok(()) } else { fits(cycle, established, component).await? } {
             Err(unfit) => Err(unfit),
             Ok(()) => {
                 let read = Freshness::Found;
@@ -44,17 +47,13 @@ pub async fn all(cycle: &mut Cycle<'_>, established: &mut Established) -> Result
             }
         };
         let from = known.as_ref().ok().and_then(|known: &Known| known.clone().ok().flatten());
-        if known.is_ok()
-            && let Some(summary) = cycle.before.lost(component, from.as_deref())
-        {
+        if let Some(summary) = cycle.before.lost(component, from.as_deref()) {
             cycle.has_installed(summary);
             continue;
         }
-        let (from, outcome) = match (known, cycle.before.begun(&component.id)) {
-            (Err(outcome), _) => (None, Some(outcome)),
-            // What the node has now came from an installer whose result is still to be heard.
-            (Ok(_), Some(before)) => (before, None),
-            (Ok(known), None) => (from, plan::verdict(cycle.run.options.mode, component, &known)),
+        let (from, outcome) = match known {
+            Err(outcome) => (None, Some(outcome)),
+            Ok(known) => (from, plan::verdict(cycle.run.options.mode, component, &known)),
         };
         match outcome {
             Some(outcome) => {
@@ -70,14 +69,11 @@ pub async fn all(cycle: &mut Cycle<'_>, established: &mut Established) -> Result
     cycle.before.plan(to_do.iter().map(|(component, from)| (component.id.clone(), from.clone())));
     cycle.keep(Some(established), Stage::Working).await?;
     for (component, from) in to_do {
-        // An installer that has begun before the box died is heard to its end, cancelled or not.
-        let begun = cycle.before.begun(&component.id).is_some();
-        if !begun && cycle.run.is_cancelled() {
+        if cycle.run.is_cancelled() {
             return Err(CycleError::Cancelled);
         }
         let without = |from, outcome| ComponentSummary::new(&component.id, from, None, outcome);
         let summary = match plan::needs(component, &cycle.components) {
-            _ if begun => one(cycle, established, component, from).await?,
             _ if cycle.run.is_component_cancelled(&component.id) => {
                 without(from, Outcome::Skipped(CANCELLED.into()))
             }
@@ -138,23 +134,57 @@ pub fn is_settled(cycle: &Cycle<'_>) -> bool {
     cycle.run.baseline.components.iter().all(has_one)
 }
 
-/// Installers that have begun before the box died are heard to their end, on a node that is cancelled too.
+/// Installers that have begun before the box died are heard to their end, on a node that is cancelled too. All of them,
+/// before anything else is asked of the node: a version query must not run beside a flash.
 ///
 /// # Errors
-/// [`CycleError`].
+/// [`CycleError`]; all that had begun is then told as far as it is known.
 pub async fn hear_begun(cycle: &mut Cycle<'_>, established: &mut Established) -> Result<(), CycleError> {
     let baseline = cycle.run.baseline.clone();
+    let mut heard = Vec::new();
+    let mut lost = None;
     for component in &baseline.components {
         let is_told = cycle.components.iter().any(|done| done.id == component.id);
-        if let Some(from) = cycle.before.begun(&component.id).filter(|_| !is_told) {
-            let summary = one(cycle, established, component, from).await?;
-            cycle.components.push(summary);
+        let Some(from) = cycle.before.begun(&component.id).filter(|_| !is_told) else { continue };
+        let mut summary = ComponentSummary::new(&component.id, from, None, Outcome::Skipped(String::new()));
+        if let Some(error) = &lost {
+            summary.outcome = not_heard(error);
+            cycle.has_installed(summary);
+            continue;
+        }
+        cycle.step = Step::Install;
+        cycle.tell(State::Started, None);
+        match installed(cycle, established, component, Begun::Before).await {
+            Ok(Ok(installed)) => heard.push((component, summary, installed)),
+            Ok(Err(outcome)) => {
+                summary.outcome = outcome;
+                cycle.has_installed(summary);
+            }
+            Err(error) => {
+                summary.outcome = not_heard(&error);
+                cycle.has_installed(summary);
+                lost = Some(error);
+            }
         }
     }
-    match cycle.run.is_cancelled() {
-        true => Err(CycleError::Cancelled),
-        false => Ok(()),
+    for (component, summary, installed) in heard {
+        match &lost {
+            Some(error) => {
+                let unread = Err(chain(error));
+                cycle.has_installed(conclude(component, summary, installed, &unread));
+            }
+            None => match verified(cycle, established, component, summary, installed).await {
+                Ok(summary) => cycle.has_installed(summary),
+                Err(error) => lost = Some(error),
+            },
+        }
     }
+    lost.map_or(Ok(()), Err)
+}
+
+/// An installer was started, and its end was not seen.
+fn not_heard(error: &CycleError) -> Outcome {
+    Outcome::Unverified(format!("the engine was lost while the installer ran: {}", chain(error)))
 }
 
 /// Components that were never come to, with why; without a reason, because the restart they wait for was not made.
@@ -170,6 +200,13 @@ pub fn fill_in(run: &Run, components: &mut Vec<ComponentSummary>, why: Option<&s
     }
 }
 
+/// Whether an installer is to be started, or was by an earlier process of this box.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Begun {
+    Now,
+    Before,
+}
+
 /// Send, install, verify.
 async fn one(
     cycle: &mut Cycle<'_>,
@@ -178,36 +215,48 @@ async fn one(
     from: Option<String>,
 ) -> Result<ComponentSummary, CycleError> {
     let mut summary = ComponentSummary::new(&component.id, from, None, Outcome::Skipped(CANCELLED.into()));
-    let begun = cycle.before.begun(&component.id).is_some();
-    if !begun {
-        cycle.enter(Step::Send)?;
-        match send::send(cycle, established, component).await {
-            Ok(Some(sent)) => cycle.tell(
-                State::Done,
-                Some(format!("{} bytes, taken up again {} times", sent.bytes, sent.resumes)),
-            ),
-            Ok(None) => {
-                cycle.tell(State::Failed, Some(format!("{}: {CANCELLED}", component.id)));
-                return Ok(summary);
-            }
-            Err(CycleError::Control(ControlError::Engine(failure))) => {
-                summary.outcome = failed(cycle, &failure)?;
-                return Ok(summary);
-            }
-            Err(error) => return Err(error),
-        }
-        if cycle.run.is_component_cancelled(&component.id) {
+    cycle.enter(Step::Send)?;
+    match send::send(cycle, established, component).await {
+        Ok(Some(sent)) => cycle
+            .tell(State::Done, Some(format!("{} bytes, taken up again {} times", sent.bytes, sent.resumes))),
+        Ok(None) => {
+            cycle.tell(State::Failed, Some(format!("{}: {CANCELLED}", component.id)));
             return Ok(summary);
         }
+        Err(CycleError::Control(ControlError::Engine(failure))) => {
+            summary.outcome = failed(cycle, &failure)?;
+            return Ok(summary);
+        }
+        Err(error) => return Err(error),
     }
-    if begun {
-        cycle.step = Step::Install;
-        cycle.tell(State::Started, None);
-    } else {
-        cycle.enter(Step::Install)?;
-        cycle.before.ask(&component.id);
-        cycle.keep(Some(established), Stage::Working).await?;
+    if cycle.run.is_component_cancelled(&component.id) {
+        return Ok(summary);
     }
+    cycle.enter(Step::Install)?;
+    cycle.before.ask(&component.id);
+    cycle.keep(Some(established), Stage::Working).await?;
+    match installed(cycle, established, component, Begun::Now).await {
+        Ok(Ok(installed)) => verified(cycle, established, component, summary, installed).await,
+        Ok(Err(outcome)) => {
+            summary.outcome = outcome;
+            Ok(summary)
+        }
+        Err(error @ (CycleError::EngineGone | CycleError::Control(_))) => {
+            summary.outcome = not_heard(&error);
+            cycle.has_installed(summary);
+            Err(error)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The installer's end as the engine tells it; within, how the component ended where the engine could not run it.
+async fn installed(
+    cycle: &mut Cycle<'_>,
+    established: &mut Established,
+    component: &Component,
+    begun: Begun,
+) -> Result<Result<Installed, Outcome>, CycleError> {
     cycle.under_way = Some(component.id.clone());
     let install = Request::Install(Install {
         component: component.id.clone(),
@@ -215,49 +264,76 @@ async fn one(
         command: component.install.command.clone(),
         expected_s: component.expected_s,
     });
-    let Installed { code, signal, log, .. } = match run(cycle, established, component, install, begun).await {
-        Ok(installed) => installed,
-        Err(CycleError::Control(ControlError::Engine(failure))) => {
-            summary.outcome = failed(cycle, &failure)?;
-            return Ok(summary);
-        }
-        Err(error @ (CycleError::EngineGone | CycleError::Control(_))) => {
-            let why = format!("the engine was lost while the installer ran: {}", chain(&error));
-            summary.outcome = Outcome::Unverified(why);
-            cycle.components.push(summary);
-            return Err(error);
-        }
-        Err(error) => return Err(error),
-    };
-    let meaning = code.and_then(|code| component.install.meaning(code));
-    let Some(meaning) = meaning else {
-        let ended = match (code, signal) {
-            (Some(code), _) => format!("the installer ended with exit code {code}"),
-            (None, Some(signal)) => format!("the installer was ended by signal {signal}"),
-            (None, None) => "the installer ended without an exit code".to_owned(),
-        };
-        let last = log.lines().rev().find(|line| !line.trim().is_empty());
-        let why = last.map_or(ended.clone(), |line| format!("{ended}: {}", line.trim()));
-        cycle.tell(State::Failed, Some(format!("{}: {why}", cycle.node.address)));
-        let now = Freshness::Now;
-        let known = verify::read_back(cycle, established, component, now, Interrupt::Never).await?;
-        summary.to = known.ok().flatten();
-        (summary.outcome, summary.log) = (Outcome::Failed(why), Some(log));
-        return Ok(summary);
-    };
-    cycle.tell(State::Done, None);
-
-    // Read back even when cancelled meanwhile: what was written must be known.
-    cycle.run.tell(&cycle.node.address, Step::Verify, State::Started, None);
-    let now = Freshness::Now;
-    let known = verify::read_back(cycle, established, component, now, Interrupt::Never).await?;
-    summary.outcome = verify::judge(component, meaning, summary.from.as_deref(), &known);
-    summary.to = known.ok().flatten();
-    if summary.outcome.is_failure() {
-        summary.log = Some(log);
+    match run(cycle, established, component, install, begun).await {
+        Ok(installed) => Ok(Ok(installed)),
+        Err(CycleError::Control(ControlError::Engine(failure))) => Ok(Err(failed(cycle, &failure)?)),
+        Err(error) => Err(error),
     }
-    cycle.run.tell(&cycle.node.address, Step::Verify, State::Done, summary.to.clone());
-    Ok(summary)
+}
+
+/// The version is read back, also when cancelled meanwhile: what was written must be known.
+///
+/// # Errors
+/// [`CycleError`] where it could not be; what the installer said is then told.
+async fn verified(
+    cycle: &mut Cycle<'_>,
+    established: &mut Established,
+    component: &Component,
+    summary: ComponentSummary,
+    installed: Installed,
+) -> Result<ComponentSummary, CycleError> {
+    let failed = meaning(component, &installed).err();
+    match &failed {
+        Some(why) => cycle.tell(State::Failed, Some(format!("{}: {why}", cycle.node.address))),
+        None => {
+            cycle.tell(State::Done, None);
+            cycle.run.tell(&cycle.node.address, Step::Verify, State::Started, None);
+        }
+    }
+    let now = Freshness::Now;
+    match verify::read_back(cycle, established, component, now, Interrupt::Never).await {
+        Ok(known) => {
+            let summary = conclude(component, summary, installed, &known);
+            if failed.is_none() {
+                cycle.run.tell(&cycle.node.address, Step::Verify, State::Done, summary.to.clone());
+            }
+            Ok(summary)
+        }
+        Err(error) => {
+            cycle.has_installed(conclude(component, summary, installed, &Err(chain(&error))));
+            Err(error)
+        }
+    }
+}
+
+/// What an installer's end means; an error is its failure, in words.
+fn meaning(component: &Component, installed: &Installed) -> Result<ExitMeaning, String> {
+    if let Some(meaning) = installed.code.and_then(|code| component.install.meaning(code)) {
+        return Ok(meaning);
+    }
+    let ended = match (installed.code, installed.signal) {
+        (Some(code), _) => format!("the installer ended with exit code {code}"),
+        (None, Some(signal)) => format!("the installer was ended by signal {signal}"),
+        (None, None) => "the installer ended without an exit code".to_owned(),
+    };
+    let last = installed.log.lines().rev().find(|line| !line.trim().is_empty());
+    Err(last.map_or(ended.clone(), |line| format!("{ended}: {}", line.trim())))
+}
+
+/// How a component ended, from what its installer said and what was read back.
+fn conclude(
+    component: &Component,
+    mut summary: ComponentSummary,
+    installed: Installed,
+    known: &Known,
+) -> ComponentSummary {
+    summary.outcome = match meaning(component, &installed) {
+        Ok(meaning) => verify::judge(component, meaning, summary.from.as_deref(), known),
+        Err(why) => Outcome::Failed(why),
+    };
+    summary.to = known.clone().ok().flatten();
+    summary.log = summary.outcome.is_failure().then_some(installed.log);
+    summary
 }
 
 /// Runs the installer and waits for its end, whatever happens to the connection meanwhile: from here on a cancel
@@ -267,10 +343,10 @@ async fn run(
     established: &mut Established,
     component: &Component,
     install: Request,
-    begun: bool,
+    begun: Begun,
 ) -> Result<Installed, CycleError> {
     let heard = || Request::Outcome { component: component.id.clone() };
-    let mut request = if begun { heard() } else { install.clone() };
+    let mut request = if begun == Begun::Before { heard() } else { install.clone() };
     loop {
         let engine = established.engine.clone();
         let asked = with_notices(cycle, &engine, component, Step::Install, request, Interrupt::Never).await;

@@ -1,13 +1,16 @@
 //! How the deployments of this process stand: kept in memory for whoever asks, and in the store, a row for each node.
 //!
 //! A node's end costs one row, however large its fleet is; the rows of many that end at once share a commit. It must
-//! never say that a deployment has ended before the store says so: whoever hears of the end may end the process.
+//! never say that a deployment has ended before the store says so, or has refused to for a minute: whoever hears of the
+//! end may end the process.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
 
 use crate::error::explain;
 use crate::firmware::baseline::Baseline;
@@ -23,6 +26,12 @@ use super::follow::Follow;
 use super::recover::Place;
 use super::run::Run;
 use super::summary::Counts;
+
+/// A store that does not take a deployment's end is asked again after this,
+const END_EVERY: Duration = Duration::from_secs(1);
+
+/// and no more after that.
+const END_MAX: Duration = Duration::from_secs(60);
 
 /// A deployment in a list: all of it but its nodes, however many it has.
 #[derive(Debug, Clone, Serialize)]
@@ -119,8 +128,21 @@ impl Deployments {
     pub(super) async fn deployment_ended(&self, id: &DeploymentId) {
         let ended = crate::clock::now_rfc3339();
         // In the store first: whoever hears of the end may end the process.
-        if let Err(error) = self.0.store.end(id, &ended).await {
-            tracing::error!(deployment = %id, "its end is not in the store: {}", explain(&error));
+        let begun = Instant::now();
+        while let Err(error) = self.0.store.end(id, &ended).await {
+            if begun.elapsed() >= END_MAX {
+                // Whoever waits must not wait for ever.
+                tracing::error!(
+                    deployment = %id,
+                    "it has ended, but for {} s the store could not be told: it still lists it as running, and the \
+                     next start goes on with it: {}",
+                    END_MAX.as_secs(),
+                    explain(&error)
+                );
+                break;
+            }
+            tracing::warn!(deployment = %id, "its end is not in the store yet: {}", explain(&error));
+            tokio::time::sleep(END_EVERY).await;
         }
         if let Some(known) = self.known().get_mut(id) {
             known.summary.ended = Some(ended);

@@ -100,17 +100,24 @@ impl Cycle<'_> {
         let asked = self.go_down().await?;
         let verified = self.verify_after(&asked, Instant::now()).await;
         if let Err(error) = &verified {
-            let why = match error {
-                CycleError::Cancelled => "cancelled while the node restarted".to_owned(),
-                error => format!("after the restart: {}", chain(error)),
-            };
-            for component in &mut self.components {
-                if component.outcome == Outcome::UpdatedRebootNeeded {
-                    component.outcome = Outcome::Unverified(why.clone());
-                }
-            }
+            self.doubt_restarted(error);
         }
         self.employ(verified?).await
+    }
+
+    /// The node was restarted, and what is active there now could not be read.
+    pub(super) fn doubt_restarted(&mut self, error: &CycleError) {
+        let why = match error {
+            CycleError::Cancelled => "cancelled while the node restarted".to_owned(),
+            error => format!("after the restart: {}", chain(error)),
+        };
+        for component in &mut self.components {
+            if component.outcome == Outcome::UpdatedRebootNeeded && self.fresh.contains(&component.id) {
+                component.outcome = Outcome::Unverified(why.clone());
+                // What was read before the restart says nothing of now.
+                component.to = None;
+            }
+        }
     }
 
     /// Has the node restart, unless an earlier process of this box has.

@@ -58,6 +58,14 @@ pub struct Swept {
     pub refused: bool,
 }
 
+impl Swept {
+    /// How a later deployment on this node lists it; none when it is gone.
+    pub fn still_there(&self) -> Option<String> {
+        let why = self.outstanding.as_ref()?;
+        Some(format!("{}: {why} {}", self.trace, mention(&self.deployment)))
+    }
+}
+
 /// Everything outstanding but what `live` says is still in use, by deployment and node.
 ///
 /// # Errors
@@ -101,23 +109,20 @@ impl Left {
     }
 }
 
-/// Takes back what dead deployments left on a node, before a new one begins there; returns what is still there.
-pub async fn before(run: &Run, node: &Node, left: Vec<Left>) -> Vec<String> {
-    let mut still_there = Vec::new();
+/// Takes back what dead deployments left on a node, before a new one begins there; returns what became of each trace.
+pub async fn before(run: &Run, node: &Node, left: Vec<Left>) -> Vec<Swept> {
+    let mut all = Vec::new();
     for left in left {
         run.tell(&node.address, Step::Recover, State::Started, Some(format!("left by {}", left.deployment)));
         for swept in left.take_back(&*run.driver, &run.store, node).await {
-            match swept.outstanding {
-                None => run.tell(&node.address, Step::Recover, State::Undone, Some(swept.trace)),
-                Some(why) => {
-                    let told = format!("{}: {why} {}", swept.trace, mention(&swept.deployment));
-                    run.tell(&node.address, Step::Recover, State::Failed, Some(told.clone()));
-                    still_there.push(told);
-                }
+            match swept.still_there() {
+                None => run.tell(&node.address, Step::Recover, State::Undone, Some(swept.trace.clone())),
+                told => run.tell(&node.address, Step::Recover, State::Failed, told),
             }
+            all.push(swept);
         }
     }
-    still_there
+    all
 }
 
 /// How a deployment's summary says that a trace is an earlier one's.

@@ -5,14 +5,17 @@
 //! installer did meanwhile the engine itself knows, so no installer ever runs a second time. It must never trust a
 //! record for more than where to look.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use zeroize::{ZeroizeOnDrop, Zeroizing};
 
-use crate::error::explain;
+use crate::error::{chain, explain};
+use crate::firmware::component::Component;
+use crate::firmware::outcome::Outcome;
 use crate::fleet::{Fleet, Node};
 use crate::secret::Secret;
 use crate::wire::id::{ComponentId, DeploymentId};
@@ -29,6 +32,7 @@ use super::path::{Bring, Established, Interrupt};
 use super::recover;
 use super::run::Run;
 use super::store::StoreError;
+use super::vault::Vault;
 
 /// An engine that was reached before answers within this, or another path is taken.
 const PROBE: Duration = Duration::from_secs(2);
@@ -88,6 +92,13 @@ pub(super) enum Resumed {
 /// The place a sealed value is bound to.
 fn place(deployment: &DeploymentId, name: &str) -> String {
     format!("{deployment}/{name}")
+}
+
+/// What was sealed for a place; why not, in words.
+fn opened<T: DeserializeOwned>(vault: Option<&Vault>, place: &str, sealed: &[u8]) -> Result<T, String> {
+    let vault = vault.ok_or("this box has no key to open it with")?;
+    let plain = vault.open(place, sealed).map_err(|error| error.to_string())?;
+    serde_json::from_slice(&plain).map_err(|error| format!("it is not what this version writes: {error}"))
 }
 
 /// The beginning of the name of what is kept of one node; its number follows.
@@ -166,12 +177,19 @@ impl Cycle<'_> {
     }
 
     async fn record(&self) -> Result<Option<Record>, CycleError> {
-        let Some(vault) = &self.run.vault else { return Ok(None) };
         let (deployment, name) = (&self.run.deployment, self.name_of_record());
         let bound = place(deployment, &name);
-        let sealed = self.run.store.sealed(deployment, name).await?;
-        let plain = sealed.and_then(|sealed| vault.open(&bound, &sealed).ok());
-        Ok(plain.and_then(|plain| serde_json::from_slice(&plain).ok()))
+        let Some(sealed) = self.run.store.sealed(deployment, name).await? else { return Ok(None) };
+        opened(self.run.vault.as_deref(), &bound, &sealed).map(Some).map_err(|why| CycleError::Record { why })
+    }
+
+    /// Nothing may be asked for a second time of what may have been done: nobody can say what was.
+    fn doubt_all(&mut self, error: &CycleError) {
+        let why = chain(error);
+        let doubted = |component: &Component| {
+            ComponentSummary::new(&component.id, None, None, Outcome::Unverified(why.clone()))
+        };
+        self.components = self.run.baseline.components.iter().map(doubted).collect();
     }
 
     /// Where this node goes on after an earlier process of this box died: in the same hop, with what was known then.
@@ -188,9 +206,18 @@ impl Cycle<'_> {
             .filter(|left| left.deployment == self.run.deployment && recover::place(&left.node) == here)
             .map(|left| (left.entry, left.undo))
             .collect();
-        let Some(record) = self.record().await? else {
-            self.take_back_first().await;
-            return Ok(Resumed::Anew);
+        let record = match self.record().await {
+            Ok(Some(record)) => record,
+            // It was not come to anything yet that cannot be done again.
+            Ok(None) => {
+                self.take_back_first().await;
+                return Ok(Resumed::Anew);
+            }
+            Err(error) => {
+                self.step = Step::Recover;
+                self.doubt_all(&error);
+                return Err(error);
+            }
         };
         (self.components, self.fresh) = (record.done, record.fresh);
         match record.stage {
@@ -205,7 +232,7 @@ impl Cycle<'_> {
             match self.rejoin_kept(engine, record.before.clone()).await {
                 Ok(established) => return Ok(Resumed::Joined(Box::new(established))),
                 Err(error) => {
-                    let why = format!("the engine cannot be joined again: {}", crate::error::chain(&error));
+                    let why = format!("the engine cannot be joined again: {}", chain(&error));
                     self.run.tell(&self.node.address, Step::Recover, State::Progress, Some(why));
                 }
             }
@@ -290,11 +317,18 @@ impl Deployments {
         self.0.store.keep_sealed(deployment, CREDENTIALS.to_owned(), sealed).await
     }
 
-    async fn credentials(&self, deployment: &DeploymentId) -> Result<Option<Credentials>, StoreError> {
-        let Some(vault) = self.0.vault.get() else { return Ok(None) };
+    /// What was kept of a deployment's credentials, if anything was; within, why it does not open.
+    async fn credentials(
+        &self,
+        deployment: &DeploymentId,
+    ) -> Result<Option<Result<Credentials, String>>, StoreError> {
         let sealed = self.0.store.sealed(deployment, CREDENTIALS.to_owned()).await?;
-        let plain = sealed.and_then(|sealed| vault.open(&place(deployment, CREDENTIALS), &sealed).ok());
-        Ok(plain.and_then(|plain| serde_json::from_slice(&plain).ok()))
+        let vault = self.0.vault.get().map(|vault| &**vault);
+        let place = place(deployment, CREDENTIALS);
+        Ok(sealed.map(|sealed| {
+            let credentials = opened(vault, &place, &sealed);
+            credentials.map_err(|why| format!("the credentials it kept cannot be read: {why}"))
+        }))
     }
 
     /// Goes on with every deployment that a dead process of this box left unfinished and whose credentials are
@@ -305,21 +339,25 @@ impl Deployments {
     pub async fn resume_all(&self) -> Result<Vec<DeploymentId>, StoreError> {
         let mut resumed = Vec::new();
         for (summary, kept) in self.0.store.unfinished().await? {
-            let credentials = self.credentials(&summary.deployment).await?;
-            let (Some(mut fleet), Some(credentials)) = (kept, credentials) else {
-                self.close(summary).await;
-                continue;
+            let known = match (kept, self.credentials(&summary.deployment).await?) {
+                (Some(fleet), Some(Ok(credentials))) if !credentials.dry_run => Ok((fleet, credentials)),
+                (_, Some(Err(why))) => Err(why),
+                (Some(_), Some(Ok(_))) => Err("it was a dry run".to_owned()),
+                (Some(_), None) => Err("its credentials were not kept".to_owned()),
+                (None, _) => Err("its fleet was not kept".to_owned()),
             };
-            if credentials.dry_run {
-                self.close(summary).await;
-                continue;
-            }
+            let (mut fleet, credentials) = match known {
+                Ok(known) => known,
+                Err(why) => {
+                    self.close(summary, &why).await?;
+                    continue;
+                }
+            };
             fleet.nodes.iter_mut().zip(&credentials.nodes).for_each(|(node, secrets)| secrets.give(node));
             match self.go_on(summary.clone(), fleet).await {
                 Ok(deployment) => resumed.push(deployment),
                 Err(error) => {
-                    tracing::error!(deployment = %summary.deployment, "cannot go on: {}", explain(&error));
-                    self.close(summary).await;
+                    self.close(summary, &explain(&error)).await?;
                 }
             }
         }
@@ -337,11 +375,17 @@ impl Deployments {
         for (summary, kept) in self.0.store.unfinished().await? {
             let same = kept.is_some_and(|kept| content(&kept) == content(fleet));
             // What a dry run found is not what an installation has done.
-            let dry = self.credentials(&summary.deployment).await?.is_some_and(|known| known.dry_run);
-            if same && !dry && found.is_none() && !summary.cancelled {
-                found = Some(summary);
-            } else if !self.known().contains_key(&summary.deployment) {
-                self.close(summary).await;
+            let why = match self.credentials(&summary.deployment).await? {
+                Some(Err(why)) => why,
+                Some(Ok(known)) if known.dry_run => "it was a dry run".to_owned(),
+                _ if same && found.is_none() => {
+                    found = Some(summary);
+                    continue;
+                }
+                _ => "another fleet is deployed now".to_owned(),
+            };
+            if !self.known().contains_key(&summary.deployment) {
+                self.close(summary, &why).await?;
             }
         }
         match found {
@@ -350,31 +394,58 @@ impl Deployments {
         }
     }
 
-    async fn close(&self, summary: Summary) {
+    /// Ends a deployment that does not go on. What it left on its nodes is listed until the sweep has taken it back.
+    async fn close(&self, summary: Summary, why: &str) -> Result<(), StoreError> {
+        tracing::error!(deployment = %summary.deployment, "cannot go on: {why}");
+        let error = format!("the box's process ended before this node did, and it does not go on: {why}");
+        let mut left: HashMap<String, Vec<String>> = HashMap::new();
+        for entry in self.0.store.outstanding().await? {
+            if entry.deployment == summary.deployment {
+                let trace = format!("{}: not taken back yet", entry.undo);
+                left.entry(entry.node.address).or_default().push(trace);
+            }
+        }
         let open =
             summary.nodes.iter().enumerate().filter(|(_, (_, node))| node.result == NodeResult::Running);
-        let error = Some("the box's process ended before this node did".to_owned());
-        let failed = NodeSummary { error, ..NodeSummary::new(NodeResult::Failed) };
-        let failed: Vec<_> = open.map(|(index, _)| (index, failed.clone())).collect();
+        let failed = |(index, (address, _)): (usize, &(String, NodeSummary))| {
+            let mut failed =
+                NodeSummary { error: Some(error.clone()), ..NodeSummary::new(NodeResult::Failed) };
+            failed.outstanding_traces = left.remove(address).unwrap_or_default();
+            (index, failed)
+        };
+        let failed: Vec<_> = open.map(failed).collect();
         self.save(&summary.deployment, &failed).await;
         if let Err(error) = self.0.store.end(&summary.deployment, &crate::clock::now_rfc3339()).await {
             tracing::error!(deployment = %summary.deployment, "its end is not in the store: {}", explain(&error));
         }
+        Ok(())
     }
 
     /// The nodes that a dead process of this box has begun, by their number: something is journalled or kept of them.
-    pub(super) async fn begun(&self, run: &Run, nodes: &[Node]) -> HashSet<usize> {
+    /// Where the store does not say, all may have.
+    pub(super) async fn begun(&self, run: &Run, nodes: &[Node]) -> BTreeSet<usize> {
         if !run.resumed {
-            return HashSet::new();
+            return BTreeSet::new();
         }
-        let names = self.0.store.sealed_names(&run.deployment).await.unwrap_or_default();
+        match self.noted(run, nodes).await {
+            Ok(begun) => begun,
+            Err(error) => {
+                let deployment = &run.deployment;
+                tracing::error!(%deployment, "which nodes have begun is not known, all may have: {}", explain(&error));
+                (0..nodes.len()).collect()
+            }
+        }
+    }
+
+    async fn noted(&self, run: &Run, nodes: &[Node]) -> Result<BTreeSet<usize>, StoreError> {
+        let names = self.0.store.sealed_names(&run.deployment).await?;
         let kept = names.iter().filter_map(|name| name.strip_prefix(RECORD)?.parse().ok());
-        let outstanding = self.0.store.outstanding().await.unwrap_or_default().into_iter();
+        let outstanding = self.0.store.outstanding().await?.into_iter();
         let places: HashSet<_> = outstanding
             .filter(|left| left.deployment == run.deployment)
             .map(|left| recover::place(&left.node))
             .collect();
         let journalled = nodes.iter().enumerate().filter(|(_, node)| places.contains(&recover::place(node)));
-        kept.chain(journalled.map(|(index, _)| index)).collect()
+        Ok(kept.chain(journalled.map(|(index, _)| index)).collect())
     }
 }

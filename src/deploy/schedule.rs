@@ -1,8 +1,8 @@
 //! Which node of a deployment begins when: one task hands them out in the order of [`Turns`], until each has its result.
 //!
 //! What becomes of a node is the cycle's business, how that is kept is `known`'s. A task that panics is that node's
-//! failure, never the deployment's. It must never leave a node of a dead process alone that has begun: also cancelled,
-//! it is handed out, so that what runs there is heard to its end and everything is taken back.
+//! failure, never the deployment's. It must never leave a node of a dead process alone that has begun: also cancelled, and
+//! whatever has failed, it is taken up first, so that what runs there is heard to its end and everything is taken back.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::cancel::CANCELLED;
 use super::cycle::Cycle;
 use super::deployments::Deployments;
 use super::event::{NodeResult, NodeSummary, State, Step};
-use super::recover::{self, Left, Place};
+use super::recover::{self, Left, Place, Swept};
 use super::run::Run;
 use super::turns::Turns;
 
@@ -39,9 +39,10 @@ impl UnderWay {
         let deployments = deployments.clone();
         let task = self.tasks.spawn(async move {
             let Some(node) = nodes.get(index) else { return true };
-            let still_there = recover::before(&run, node, earlier.unwrap_or_default()).await;
+            let swept = recover::before(&run, node, earlier.unwrap_or_default()).await;
+            deployments.correct(&swept).await;
             let (mut summary, inventory) = Cycle::new(&run, index, node).complete().await;
-            summary.outstanding_traces.extend(still_there);
+            summary.outstanding_traces.extend(swept.iter().filter_map(Swept::still_there));
             let failed = summary.result == NodeResult::Failed;
             if let Some(inventory) = inventory {
                 deployments.found(&run.deployment, &node.address, *inventory);
@@ -76,8 +77,9 @@ impl Deployments {
         let left = self.left_behind().await;
         let (tasks, indices) = (JoinSet::new(), HashMap::new());
         let mut under_way = UnderWay { run: run.clone(), nodes: nodes.clone(), left, tasks, indices };
+        // Also where enough have failed for no new one to begin: these are not new.
         for index in self.begun(&run, &nodes).await {
-            if run.cancels.borrow().node(index) && turns.withdraw(index) {
+            if turns.take(index) {
                 under_way.begin(self, index);
             }
         }

@@ -143,7 +143,7 @@ impl Deployments {
     }
 
     /// Makes the summaries say what is still there.
-    async fn correct(&self, swept: &[Swept]) {
+    pub(super) async fn correct(&self, swept: &[Swept]) {
         let mut places: Vec<At> =
             swept.iter().map(|trace| (trace.deployment.clone(), trace.node.clone())).collect();
         places.sort();

@@ -67,6 +67,15 @@ impl Turns {
         Some(index)
     }
 
+    /// Takes a node that has begun already, whatever has failed since; false when it is not waiting.
+    pub fn take(&mut self, index: usize) -> bool {
+        let waited = self.withdraw(index);
+        if waited {
+            self.running.push(index);
+        }
+        waited
+    }
+
     /// A node that was handed out has ended.
     pub fn ended(&mut self, index: usize, failed: bool) {
         self.running.retain(|other| *other != index);
@@ -213,6 +222,25 @@ mod tests {
         assert!(turns.withdraw(1) && !turns.withdraw(1) && !turns.withdraw(0));
         turns.ended(0, false);
         assert_eq!(begun(&mut turns), [2]);
+    }
+
+    #[test]
+    fn what_had_begun_runs_whatever_has_failed_and_takes_its_place() {
+        let mut nodes = fleet(&[""; 5]);
+        for index in [1, 2] {
+            nodes[index].exclusive = Some("cluster".into());
+        }
+        let mut turns = Turns::new(&nodes, &options("parallel = 2\nfailures_max = 1"));
+        assert!(turns.withdraw(0));
+        turns.ended(0, true);
+        assert!(turns.take(1) && !turns.take(1) && !turns.take(0));
+        assert!(begun(&mut turns).is_empty(), "one has failed");
+        assert_eq!(turns.left(), [2, 3, 4]);
+        let mut turns = Turns::new(&nodes, &options("parallel = 2"));
+        assert!(turns.take(1));
+        assert_eq!(begun(&mut turns), [0], "one place is taken");
+        turns.ended(0, false);
+        assert_eq!(begun(&mut turns), [3], "and so is the cluster");
     }
 
     proptest! {

@@ -54,9 +54,26 @@ pub struct Ways {
     pub back: bool,
 }
 
-/// One process of the box, as the node meets it. Cloning shares it.
+/// The n-th node's address.
+pub fn address(index: usize) -> String {
+    format!("fd00::{:x}", index + 2)
+}
+
+/// All nodes, each by its address.
+pub struct Fakes(pub Vec<Fake>);
+
+impl Fakes {
+    /// Inside SSH no address is told: there is one node then.
+    fn at(&self, host: &str) -> &Fake {
+        let index = (0..self.0.len()).find(|index| address(*index) == host);
+        &self.0[index.unwrap_or_default()]
+    }
+}
+
+/// One process of the box, as one node meets it. Cloning shares it.
 #[derive(Clone)]
 pub struct Fake {
+    pub index: usize,
     pub node: Arc<Mutex<Node>>,
     pub fuse: Arc<Fuse>,
     pub ways: Ways,
@@ -79,14 +96,16 @@ impl Fake {
 }
 
 #[async_trait]
-impl Driver for Fake {
-    async fn connect(&self, _: &Target) -> Result<Box<dyn NodeSession>, AccessError> {
-        let boot = self.act("connect", |node| node.boots).await;
-        Ok(Box::new(Session { fake: self.clone(), boot }))
+impl Driver for Fakes {
+    async fn connect(&self, target: &Target) -> Result<Box<dyn NodeSession>, AccessError> {
+        let fake = self.at(&target.address);
+        let boot = fake.act("connect", |node| node.boots).await;
+        Ok(Box::new(Session { fake: fake.clone(), boot }))
     }
 
-    async fn reach(&self, _: SocketAddr, bound: Duration) -> io::Result<Box<dyn Duplex>> {
-        if self.ways.port && self.node().is_open() {
+    async fn reach(&self, address: SocketAddr, bound: Duration) -> io::Result<Box<dyn Duplex>> {
+        let fake = self.at(&address.ip().to_string());
+        if fake.ways.port && fake.node().is_open() {
             return Ok(Box::new(tokio::io::duplex(1).0));
         }
         tokio::time::sleep(bound).await;
@@ -99,10 +118,12 @@ impl Driver for Fake {
         address: &str,
         identity: &Identity<'_>,
     ) -> Result<Arc<dyn Engine>, ControlError> {
+        let host = address.parse().map_or_else(|_| String::new(), |known: SocketAddr| known.ip().to_string());
+        let fake = self.at(&host);
         let join = |node: &mut Node| node.join(identity.deployment, |ca_pem| proves(identity, ca_pem));
-        match self.act("join", join).await {
+        match fake.act("join", join).await {
             Some(number) => {
-                Ok(Arc::new(Conversation { fake: self.clone(), number, stream: Mutex::new(Some(stream)) }))
+                Ok(Arc::new(Conversation { fake: fake.clone(), number, stream: Mutex::new(Some(stream)) }))
             }
             None => {
                 let (address, source) = (address.to_owned(), io::ErrorKind::UnexpectedEof.into());
@@ -162,7 +183,7 @@ impl NodeSession for Session {
     }
 
     fn peer_address(&self) -> SocketAddr {
-        "[fd00::2]:22".parse().unwrap()
+        format!("[{}]:22", address(self.fake.index)).parse().unwrap()
     }
 
     fn round_trip(&self) -> Duration {
@@ -421,10 +442,18 @@ impl Engine for Conversation {
     async fn request(&self, request: Request) -> Result<Reply, ControlError> {
         match request {
             Request::Inventory => {
-                self.act("inventory", |_| Reply::Inventory(Box::<Inventory>::default())).await
+                let tell = |node: &mut Node| {
+                    node.is_queried();
+                    Reply::Inventory(Box::<Inventory>::default())
+                };
+                self.act("inventory", tell).await
             }
             Request::ReadBack(ReadBack::File(path)) => {
-                let read = |node: &mut Node| node.firmware.get(&path).map(|firmware| firmware.active.clone());
+                self.fake.node().break_engine();
+                let read = |node: &mut Node| {
+                    node.is_queried();
+                    node.firmware.get(&path).map(|firmware| firmware.active.clone())
+                };
                 Ok(Reply::Version(self.act("a version is read", read).await?))
             }
             Request::Fetch(fetch) => self.bring(fetch.sha256.to_string(), fetch.size).await,

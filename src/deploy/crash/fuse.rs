@@ -13,26 +13,54 @@ use tokio::sync::{Notify, oneshot};
 pub struct Fuse {
     left: Mutex<Left>,
     blown: Notify,
+    /// Whoever comes last waits for the operator instead of for ever.
+    released: Option<Notify>,
 }
 
 struct Left {
     passages: Option<usize>,
     passed: usize,
     last: &'static str,
+    blown: bool,
 }
 
 impl Fuse {
     /// Lets so many through; `None` all.
     pub fn after(passages: Option<usize>) -> Arc<Self> {
-        let left = Left { passages, passed: 0, last: "the start" };
-        Arc::new(Self { left: Mutex::new(left), blown: Notify::new() })
+        let left = Left { passages, passed: 0, last: "the start", blown: false };
+        Arc::new(Self { left: Mutex::new(left), blown: Notify::new(), released: None })
+    }
+
+    /// Holds the process at its n-th passage, once, until [`Self::release`].
+    pub fn holding(passages: Option<usize>) -> Arc<Self> {
+        let left = Left { passages, passed: 0, last: "the start", blown: false };
+        Arc::new(Self { left: Mutex::new(left), blown: Notify::new(), released: Some(Notify::new()) })
+    }
+
+    /// Whether it holds a process, and does not end it.
+    pub fn holds(&self) -> bool {
+        self.released.is_some()
+    }
+
+    /// Lets go of the process that is held.
+    pub fn release(&self) {
+        if let Some(released) = &self.released {
+            released.notify_one();
+        }
+    }
+
+    /// Whether the n-th passage has come.
+    pub fn has_blown(&self) -> bool {
+        self.left.lock().unwrap().blown
     }
 
     /// Returns, or never does.
     pub async fn pass(&self, what: &'static str) {
         let ended = {
             let mut left = self.left.lock().unwrap();
-            let ended = left.passages.is_some_and(|passages| left.passed >= passages);
+            let reached = left.passages.is_some_and(|passages| left.passed >= passages);
+            let ended = reached && !(left.blown && self.holds());
+            left.blown |= ended;
             if !ended {
                 left.passed += 1;
                 left.last = what;
@@ -41,7 +69,10 @@ impl Fuse {
         };
         if ended {
             self.blown.notify_one();
-            std::future::pending::<()>().await;
+            match &self.released {
+                Some(released) => released.notified().await,
+                None => std::future::pending::<()>().await,
+            }
         }
     }
 

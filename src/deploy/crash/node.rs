@@ -100,6 +100,8 @@ pub struct Done {
     pub interrupted: u32,
     /// Restarts that the box asked for.
     pub restarts: u32,
+    /// Questions about devices while one of them was written.
+    pub disturbed: u32,
 }
 
 /// The node.
@@ -117,6 +119,8 @@ pub struct Node {
     theirs: RuleSpec,
     pid_last: u32,
     connections: u64,
+    /// The engine ends when a version is asked for that its installer has brought.
+    pub breaks: bool,
     pub done: Done,
 }
 
@@ -137,6 +141,7 @@ impl Node {
             theirs,
             pid_last: 1_000,
             connections: 0,
+            breaks: false,
             done: Done::default(),
         }
     }
@@ -170,6 +175,7 @@ impl Node {
             letters("b", self.boots),
             letters("r", self.done.restarts),
             letters("i", self.done.interrupted),
+            letters("d", self.done.disturbed),
             letters("s", u32::try_from(left.as_secs()).unwrap()),
         ];
         format!("{node:?} {counts:?}")
@@ -360,6 +366,18 @@ impl Node {
         named.is_some_and(|(pid, began)| {
             self.processes.get(&pid).is_some_and(|process| process.began == began)
         })
+    }
+
+    /// Its devices are asked something.
+    pub fn is_queried(&mut self) {
+        self.done.disturbed += u32::from(self.is_installing());
+    }
+
+    /// The engine dies, where it is one that does.
+    pub fn break_engine(&mut self) {
+        if self.breaks && self.engine().is_some_and(|engine| !engine.installed.is_empty()) {
+            self.processes.retain(|_, process| matches!(process.program, Program::Theirs(_)));
+        }
     }
 
     pub fn is_installing(&self) -> bool {

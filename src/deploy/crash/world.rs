@@ -12,7 +12,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use super::driver::{self, Fake, Ways};
+use super::driver::{self, Fake, Fakes, Ways};
 use super::fuse::Fuse;
 use super::node::{self, Effect, NEW, Node, OLD};
 use crate::cache::Cache;
@@ -50,6 +50,8 @@ pub enum Operator {
     Service,
     /// The same, and the operator cancels the deployment while its first installer runs.
     Cancels,
+    /// The same, but the box is not killed a second time: the operator cancels there.
+    CancelsLater,
     /// The command line: the same command again and again.
     CommandLine,
     /// The command line, and after a crash only a sweep.
@@ -63,9 +65,12 @@ pub struct Scene {
     _directory: TempDir,
     fleet: Fleet,
     ways: Ways,
-    pub components: Vec<(&'static str, Effect)>,
+    /// What the installers do, on each node.
+    pub nodes: Vec<Vec<(&'static str, Effect)>>,
     /// Each component needs the one before it.
     pub requires: bool,
+    /// Each component is only for a node that does not have its version yet.
+    needs_old: bool,
     /// The version that the node has of each.
     installed: &'static str,
 }
@@ -79,37 +84,50 @@ impl Scene {
                 .unwrap();
         }
         let baseline = directory.path().display();
-        let fleet = format!(
-            "baseline = \"{baseline}\"\n[options]\n{options}\n[[node]]\naddress = \"fd00::2\"\nuser = \"root\"\n"
-        );
-        let mut fleet: Fleet = toml::from_str(&fleet).unwrap();
-        fleet.nodes[0].password = Some(crate::secret::Secret::new("password".into()));
+        let fleet = toml::from_str(&format!("baseline = \"{baseline}\"\n[options]\n{options}\n")).unwrap();
         let scene = Self {
             operator: Operator::Service,
             _directory: directory,
             fleet,
             ways,
-            components: components.to_vec(),
+            nodes: Vec::new(),
             requires: false,
+            needs_old: false,
             installed: OLD,
-        };
+        }
+        .beside(components);
         scene.write_manifest();
         scene
+    }
+
+    /// Another node, with the same components.
+    pub fn beside(mut self, components: &[(&'static str, Effect)]) -> Self {
+        let node = format!("address = \"{}\"\nuser = \"root\"\n", driver::address(self.nodes.len()));
+        let mut node: crate::fleet::Node = toml::from_str(&node).unwrap();
+        node.password = Some(crate::secret::Secret::new("password".into()));
+        self.fleet.nodes.push(node);
+        self.nodes.push(components.to_vec());
+        self
     }
 
     fn write_manifest(&self) {
         let mut manifest = String::from("id = \"fake\"\nversion = \"1\"\ntitle = \"test\"\n");
         let mut before = None;
-        for (id, _) in &self.components {
+        for (id, _) in &self.nodes[0] {
             let payload = format!("payload of {id}");
             let requires = before.replace(id).filter(|_| self.requires);
             manifest += &format!(
                 "[[component]]\nid = \"{id}\"\ntitle = \"test\"\nversion = \"{NEW}\"\nformat = \"plain\"\n\
                  payload = \"{id}.bin\"\nsha256 = \"{}\"\nsize = {}\nexpected_s = 5\n\
                  install = {{ command = [\"{{payload}}\"], exit = {{ 0 = \"done\", 3 = \"reboot-needed\" }} }}\n\
-                 read_back = {{ file = \"{id}\" }}\nrequires = {:?}\n",
+                 read_back = {{ file = \"{id}\" }}\nneeds = [{}]\nrequires = {:?}\n",
                 Sha256::of(payload.as_bytes()),
                 payload.len(),
+                if self.needs_old {
+                    format!("{{ version_of = {{ file = \"{id}\" }}, not = [\"{NEW}\"] }}")
+                } else {
+                    String::new()
+                },
                 requires.as_slice()
             );
         }
@@ -128,6 +146,13 @@ impl Scene {
         chained
     }
 
+    /// Each component is only for a node that does not have its version yet.
+    pub fn for_old_ones(self) -> Self {
+        let scene = Self { needs_old: true, ..self };
+        scene.write_manifest();
+        scene
+    }
+
     /// The node has this version of each component.
     pub fn installed(self, version: &'static str) -> Self {
         Self { installed: version, ..self }
@@ -141,14 +166,16 @@ impl Scene {
             from: driver::BOX.parse().unwrap(),
             port: crate::paths::ENGINE_PORT,
         };
-        World { state, node: Arc::new(Mutex::new(Node::new(&self.components, self.installed, theirs))) }
+        let node =
+            |components: &Vec<_>| Arc::new(Mutex::new(Node::new(components, self.installed, theirs.clone())));
+        World { state, nodes: self.nodes.iter().map(node).collect() }
     }
 }
 
 /// What outlives a process of the box: its state directory, and the node.
 pub struct World {
     state: TempDir,
-    pub node: Arc<Mutex<Node>>,
+    pub nodes: Vec<Arc<Mutex<Node>>>,
 }
 
 /// Which process of the box.
@@ -165,6 +192,8 @@ pub enum Ended {
     Well,
     /// By its fuse; then also where.
     Killed(String),
+    /// There was nothing more to do, after it was cancelled there.
+    Cancelled(String),
 }
 
 impl World {
@@ -174,7 +203,23 @@ impl World {
             let entry = entry.unwrap();
             std::fs::copy(entry.path(), state.path().join(entry.file_name())).unwrap();
         }
-        Self { state, node: Arc::new(Mutex::new(self.node.lock().unwrap().clone())) }
+        let copy = |node: &Arc<Mutex<Node>>| Arc::new(Mutex::new(node.lock().unwrap().clone()));
+        Self { state, nodes: self.nodes.iter().map(copy).collect() }
+    }
+
+    fn each(&self, act: impl Fn(&mut Node)) {
+        self.nodes.iter().for_each(|node| act(&mut node.lock().unwrap()));
+    }
+
+    /// Changes the store while no process has it.
+    pub fn change_store(&self, change: &str) {
+        Connection::open(self.database()).unwrap().execute_batch(change).unwrap();
+        self.wait_until_closed();
+    }
+
+    /// The vault's key is lost, and made anew.
+    pub fn lose_key(&self) {
+        std::fs::remove_file(self.state.path().join(crate::deploy::vault::KEY_FILE)).unwrap();
     }
 
     fn database(&self) -> PathBuf {
@@ -185,16 +230,26 @@ impl World {
     pub fn process(&self, scene: &Scene, number: Process, passages: Option<usize>) -> Ended {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-        let fuse = Fuse::after(passages);
+        let fuse = match (scene.operator, number) {
+            (Operator::CancelsLater, Process::Later) => Fuse::holding(passages),
+            _ => Fuse::after(passages),
+        };
         let ended = runtime.block_on(async {
-            self.node.lock().unwrap().box_begins();
-            let fake = Fake { node: self.node.clone(), fuse: fuse.clone(), ways: scene.ways };
+            self.each(Node::box_begins);
+            let fake = |(index, node): (usize, &Arc<Mutex<Node>>)| {
+                let (node, fuse) = (node.clone(), fuse.clone());
+                Fake { index, node, fuse, ways: scene.ways }
+            };
+            let fakes = Fakes(self.nodes.iter().enumerate().map(fake).collect());
             let ended = tokio::select! {
                 biased;
-                () = fuse.blown() => Ended::Killed(fuse.last()),
-                () = serve(self.state.path(), fake, scene, number) => Ended::Well,
+                () = fuse.blown(), if !fuse.holds() => Ended::Killed(fuse.last()),
+                place = serve(self.state.path(), fakes, &fuse, scene, number) => match place {
+                    Some(place) => Ended::Cancelled(place),
+                    None => Ended::Well,
+                },
             };
-            self.node.lock().unwrap().box_ends();
+            self.each(Node::box_ends);
             ended
         });
         drop(runtime);
@@ -217,12 +272,11 @@ impl World {
     }
 
     pub fn passes(&self, meanwhile: Meanwhile) {
-        let mut node = self.node.lock().unwrap();
-        match meanwhile {
+        self.each(|node| match meanwhile {
             Meanwhile::Nothing => {}
             Meanwhile::LeaseEnds => node.pass(Duration::from_secs(600)),
             Meanwhile::Restart => node.restarts_by_itself(),
-        }
+        });
     }
 
     /// Everything that decides what happens next: what is in the store, and what is on the node; no hour and no key.
@@ -234,7 +288,9 @@ impl World {
             all += &format!("{table}: {:?}\n", texts(&connection, &format!("SELECT * FROM {table}")));
         }
         all += &self.sealed(&connection).join("\n");
-        all += &self.node.lock().unwrap().state();
+        for node in &self.nodes {
+            all += &node.lock().unwrap().state();
+        }
         for (name, id) in ('A'..).zip(texts(&connection, "SELECT id FROM deployment ORDER BY id")) {
             all = all.replace(&id[0], &format!("deployment {name}"));
         }
@@ -247,7 +303,10 @@ impl World {
     /// What is sealed in the store, without its keys.
     fn sealed(&self, connection: &Connection) -> Vec<String> {
         let vault = Vault::in_directory(self.state.path()).unwrap();
-        let ca_pem = self.node.lock().unwrap().engine().map(|engine| engine.ca_pem.clone());
+        let ca_pem = |what: &str| {
+            let index: usize = what.strip_prefix("engine ")?.parse().unwrap();
+            self.nodes[index].lock().unwrap().engine().map(|engine| engine.ca_pem.clone())
+        };
         let Ok(mut select) = connection.prepare("SELECT deployment, what, sealed FROM sealed ORDER BY what")
         else {
             return Vec::new();
@@ -259,7 +318,7 @@ impl World {
             let mut value: serde_json::Value = serde_json::from_slice(&plain).unwrap();
             // Keys are new each time; whether the engine that runs has them is what counts.
             if let Some(keys) = value.pointer_mut("/engine/keys") {
-                *keys = (Some(keys["ca_pem"].as_str().unwrap()) == ca_pem.as_deref()).into();
+                *keys = (Some(keys["ca_pem"].as_str().unwrap()) == ca_pem(&what).as_deref()).into();
             }
             Ok(format!("{what} {value}"))
         };
@@ -298,19 +357,30 @@ fn text(value: rusqlite::types::ValueRef<'_>) -> String {
 }
 
 /// What `carena serve` and `carena deploy` do with their deployments, until there is nothing more to do.
-async fn serve(state: &Path, fake: Fake, scene: &Scene, process: Process) {
-    let fuse = fake.fuse.clone();
-    let store = Store::open(state).unwrap().fused(&fuse);
+/// Where it was cancelled, if it was.
+async fn serve(
+    state: &Path,
+    fakes: Fakes,
+    fuse: &Arc<Fuse>,
+    scene: &Scene,
+    process: Process,
+) -> Option<String> {
+    let store = Store::open(state).unwrap().fused(fuse);
     // For the eyes of the test: not an effect of the box.
     let aside = store.clone().fused(&Fuse::after(None));
     let vault = Vault::in_directory(state).unwrap();
     let deployments =
-        Deployments::over(Arc::new(fake), store, Cache::embedded(), Registry::new(), 1).sealed_by(vault);
+        Deployments::over(Arc::new(fakes), store, Cache::embedded(), Registry::new(), 1).sealed_by(vault);
+    if fuse.holds() {
+        cancel_where_held(&deployments, fuse);
+    }
     let mut running = Vec::new();
     match scene.operator {
         Operator::Sweeps => {}
         Operator::CommandLine => running.extend(deployments.resume(&scene.fleet).await.unwrap()),
-        Operator::Service | Operator::Cancels => running = deployments.resume_all().await.unwrap(),
+        Operator::Service | Operator::Cancels | Operator::CancelsLater => {
+            running = deployments.resume_all().await.unwrap()
+        }
     }
     let again = scene.operator == Operator::CommandLine && running.is_empty();
     if process == Process::First || again {
@@ -334,4 +404,18 @@ async fn serve(state: &Path, fake: Fake, scene: &Scene, process: Process) {
         }
         tokio::time::sleep(Duration::from_secs(5)).await;
     }
+    (fuse.holds() && fuse.has_blown()).then(|| fuse.last())
+}
+
+/// The operator cancels all that runs at this very moment of the process.
+fn cancel_where_held(deployments: &Deployments, fuse: &Arc<Fuse>) {
+    let (deployments, fuse) = (deployments.clone(), fuse.clone());
+    tokio::spawn(async move {
+        fuse.blown().await;
+        for listed in deployments.list() {
+            // One that has just ended has nothing more to cancel.
+            let _ = deployments.cancel_all(&listed.deployment).await;
+        }
+        fuse.release();
+    });
 }
