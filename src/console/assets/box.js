@@ -1,7 +1,12 @@
 // Talking to the box: requests, and the stream of events. Signed out, the page begins again.
 
 /** What the box refused, in its own words. */
-export class Refused extends Error {}
+export class Refused extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
 
 /** A request; its answer's JSON. */
 export async function ask(path, { method = "GET", body } = {}) {
@@ -13,7 +18,7 @@ export async function ask(path, { method = "GET", body } = {}) {
   if (answer.status === 401) location.reload();
   if (answer.ok) return answer.status === 204 ? null : answer.json();
   const problem = await answer.json().catch(() => ({}));
-  throw new Refused(problem.detail ?? `${answer.status}`);
+  throw new Refused(answer.status, problem.detail ?? `${answer.status}`);
 }
 
 /**

@@ -31,18 +31,28 @@ export async function show(main, line, id) {
   view.search.oninput = draw;
   view.filter.onchange = draw;
   const cancel = async (part) => {
-    // One that has ended meanwhile is refused, and shown as it is.
-    await ask(`${path}${part}/cancel`, { method: "POST" }).catch((error) => {
-      if (!(error instanceof Refused)) throw error;
-    });
-    refresh();
+    view.alert.hidden = true;
+    try {
+      await ask(`${path}${part}/cancel`, { method: "POST" });
+      return true;
+    } catch (error) {
+      // One that has ended meanwhile is refused, and shown as it is; all else the operator must know.
+      if (!(error instanceof Refused && error.status === 409)) {
+        say(view.alert, error.message);
+        view.alert.hidden = false;
+      }
+      return false;
+    } finally {
+      refresh();
+    }
   };
   view.cancel.onclick = async () => (await confirmed("deployment")) && cancel("");
   view.cancelNode = async (node) => {
     if (!(await confirmed("node", node))) return;
     node.cancelling = true;
     draw();
-    cancel(`/nodes/${encodeURIComponent(node.address)}`);
+    node.cancelling = await cancel(`/nodes/${encodeURIComponent(node.address)}`);
+    draw();
   };
   view.retry.onclick = async () => {
     const begun = await retried(path);

@@ -32,9 +32,11 @@ export function retried(path) {
       answer(begun);
     };
     no.onclick = () => dialog.close();
+    // Once it is asked for, the answer is waited for: the retry may have begun.
+    dialog.oncancel = (event) => yes.disabled && event.preventDefault();
     form.onsubmit = async (event) => {
       event.preventDefault();
-      yes.disabled = true;
+      yes.disabled = no.disabled = true;
       try {
         const credentials = password.value === "" ? {} : { password: password.value };
         begun = (await ask(`${path}/retry`, { method: "POST", body: { credentials } })).deployment;
@@ -44,7 +46,7 @@ export function retried(path) {
         say(alert, error.message);
         alert.hidden = false;
       } finally {
-        yes.disabled = false;
+        yes.disabled = no.disabled = false;
       }
     };
     dialog.showModal();
