@@ -17,6 +17,7 @@ use super::fuse::Fuse;
 use super::node::{self, Effect, NEW, Node, OLD};
 use crate::cache::Cache;
 use crate::deploy::Deployments;
+use crate::deploy::cancel::Cancel;
 use crate::deploy::deployments::Intent;
 use crate::deploy::event::Summary;
 use crate::deploy::store::Store;
@@ -413,8 +414,8 @@ fn cancel_where_held(deployments: &Deployments, fuse: &Arc<Fuse>) {
     tokio::spawn(async move {
         fuse.blown().await;
         for listed in deployments.list() {
-            // One that has just ended has nothing more to cancel.
-            let _ = deployments.cancel_all(&listed.deployment).await;
+            // One that has just ended has nothing more to cancel. No later process goes on, so the store need not know.
+            let _ = deployments.cancel_running(&listed.deployment, |_| Ok(Cancel::All));
         }
         fuse.release();
     });
