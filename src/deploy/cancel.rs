@@ -5,6 +5,7 @@
 //! interrupt a running flash; that is why this is a set to look into between steps and nothing more.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +18,10 @@ use super::known::Known;
 use super::store::StoreError;
 
 /// The store has a deployment within this after it has become known.
-const BEGUN_MAX: std::time::Duration = std::time::Duration::from_secs(10);
+const BEGUN_MAX: Duration = Duration::from_secs(10);
+
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Why a node or a component was not done, in the operator's words.
 pub const CANCELLED: &str = "cancelled by the operator";
@@ -202,7 +206,8 @@ impl Deployments {
             if !lives || asked.elapsed() > BEGUN_MAX {
                 return Err(CancelError::Ended { id: id.clone() });
             }
-            tokio::task::yield_now().await;
+            // Its row is being written by another task: looked for again, not spun for.
+            tokio::time::sleep(LOOK_EVERY).await;
         }
         Ok(())
     }
