@@ -529,11 +529,12 @@ fn a_node_that_was_cancelled_stays_so_when_serve_is_killed_at_once() {
     (1..=2).for_each(|k| _ = lab.on_node(k, HOLD));
     let mut serve = Serve::start(&lab);
     let mut fleet = serve.fleet(&[1, 2]);
-    fleet["options"] = serde_json::json!({"reboot": "never"});
+    fleet["options"] = serde_json::json!({"reboot": "never", "parallel": 1});
     let deployment = serve.deploy(&fleet);
     let events = serve.watch(&format!("deployment={}", id(&deployment)), "");
-    (1..=2).for_each(|_| _ = wait_for(&events, "install", "started"));
-    let node = lab.node_address(1);
+    wait_for(&events, "install", "started");
+    // The second waits for its turn.
+    let node = lab.node_address(2);
     assert_eq!(serve.post(&format!("{deployment}/nodes/{node}/cancel"), "").status, 202);
     serve.signal(Signal::SIGKILL);
     serve.wait();
@@ -541,9 +542,9 @@ fn a_node_that_was_cancelled_stays_so_when_serve_is_killed_at_once() {
     (1..=2).for_each(|k| _ = lab.on_node(k, LET_GO));
     let all = serve.all(&deployment, "");
     let nodes = &all.last().unwrap().data["summary"]["nodes"];
-    // Its flash was heard to its end; it is the node's last component, so nothing was left to be cancelled but the node.
     assert_eq!(nodes[&node]["result"], "cancelled", "{nodes}");
-    assert_eq!(nodes[&node]["components"][0]["outcome"], "updated", "{nodes}");
-    assert_eq!(nodes[lab.node_address(2)]["result"], "done", "{nodes}");
+    assert_eq!(nodes[&node]["components"][0]["outcome"], "skipped", "{nodes}");
+    assert_eq!(nodes[lab.node_address(1)]["result"], "done", "{nodes}");
+    assert_eq!(nodes[lab.node_address(1)]["components"][0]["outcome"], "updated", "{nodes}");
     assert_eq!([kept(&lab, 1), kept(&lab, 2)], before);
 }
