@@ -12,9 +12,10 @@ use crate::operator::{Run, Running, Thing, baseline, besides, deploy, is, run, s
 const HELD: &str = "i=0; while [ ! -e /var/lib/thing-go ] && [ $i -lt 3600 ]; do sleep 0.05; i=$((i+1)); done
 echo 2.0 > /var/lib/thing\n";
 
-/// Pulls node 1's cable when its port is opened, and freezes its engine, so that it cannot take itself away.
+/// Pulls node 1's cable when its port is opened, and freezes its engine, so that it cannot take itself away. Only the
+/// engine: an installer that is just being started still has its name.
 fn cut(lab: &Lab) {
-    lab.on_node(1, "pkill -STOP carena-engine");
+    lab.on_node(1, "pkill -STOP -o carena-engine");
     lab.link(1, "down");
 }
 
