@@ -261,7 +261,7 @@ async fn installed(
     let install = Request::Install(Install {
         component: component.id.clone(),
         sha256: component.sha256,
-        command: component.install.command.clone(),
+        how: component.how(),
         expected_s: component.expected_s,
     });
     match run(cycle, established, component, install, begun).await {
@@ -308,7 +308,7 @@ async fn verified(
 
 /// What an installer's end means; an error is its failure, in words.
 fn meaning(component: &Component, installed: &Installed) -> Result<ExitMeaning, String> {
-    if let Some(meaning) = installed.code.and_then(|code| component.install.meaning(code)) {
+    if let Some(meaning) = installed.code.and_then(|code| component.meaning(code)) {
         return Ok(meaning);
     }
     let ended = match (installed.code, installed.signal) {

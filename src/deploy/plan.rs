@@ -118,7 +118,7 @@ impl Hops {
         for component in components {
             let after = |id| Some(hops.get(id)? + u32::from(restarting.contains(id)));
             let hop = component.requires.iter().filter_map(after).max().unwrap_or(1);
-            if component.install.may_need_restart() {
+            if component.may_need_restart() {
                 restarting.insert(&component.id);
             }
             hops.insert(component.id.clone(), hop);

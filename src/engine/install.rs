@@ -16,7 +16,7 @@ use super::linux;
 use super::log::Log;
 use super::session::{Done, Worker};
 use crate::paths::ENGINE_BUSY_FILE;
-use crate::wire::message::{Failure, FailureKind, Install, Installed, ReadBack, Reply};
+use crate::wire::message::{Failure, FailureKind, How, Install, Installed, ReadBack, Reply};
 
 /// Without any sign of life for this long, or ten times its expected duration, an installer is ended.
 const LIFELESS_MIN: Duration = Duration::from_secs(600);
@@ -72,7 +72,8 @@ fn program(command: &[String], payload: &str) -> Option<Command> {
 
 fn run(job: &Install, payload: &Path, worker: &Worker, noted: &mut File) -> Result<Installed, Failure> {
     let no_pipe = |error| node(format!("no pipe for the installer's output: {error}"));
-    let Some(mut command) = program(&job.command, &payload.to_string_lossy()) else {
+    let How::Command(words) = &job.how;
+    let Some(mut command) = program(words, &payload.to_string_lossy()) else {
         return Err(node("the install command is empty".into()));
     };
     let (reader, writer) = std::io::pipe().map_err(no_pipe)?;
@@ -83,9 +84,8 @@ fn run(job: &Install, payload: &Path, worker: &Worker, noted: &mut File) -> Resu
     let spawned = command.spawn();
     // Drops this side's ends of the pipe, so that it ends with the installer.
     drop(command);
-    let mut child = spawned.map_err(|error| {
-        node(format!("starting {}: {error}", job.command.first().map_or("", |word| word)))
-    })?;
+    let mut child = spawned
+        .map_err(|error| node(format!("starting {}: {error}", words.first().map_or("", |word| word))))?;
     if let Ok(since) = linux::start_time_of(child.id()) {
         // A full disk: then the engine's own process is all that tells of the installation.
         let _ = writeln!(noted, "{} {since}", child.id());

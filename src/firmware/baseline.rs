@@ -81,8 +81,9 @@ impl Baseline {
             if component.size == 0 {
                 return Err(format!("component {id}: size is 0"));
             }
-            if component.install.command.is_empty() {
-                return Err(format!("component {id}: the install command is empty"));
+            let command = component.install.as_ref().map(|install| &install.command);
+            if command.is_none_or(Vec::is_empty) {
+                return Err(format!("component {id}: it has no install command"));
             }
             if component.version.trim().is_empty() {
                 return Err(format!("component {id}: the version is empty"));

@@ -10,6 +10,7 @@ use super::rules::{Need, Rules};
 use super::version::VersionFormat;
 use crate::digest::Sha256;
 use crate::wire::id::ComponentId;
+use crate::wire::message::How;
 
 /// A component, as its baseline's manifest describes it.
 #[derive(Debug, Clone, Deserialize)]
@@ -52,8 +53,8 @@ pub struct Component {
     pub only_if_installed: bool,
     /// Seconds an installation takes on slow hardware.
     pub expected_s: u32,
-    /// How it is installed.
-    pub install: InstallCommand,
+    /// How it is installed; needed where the format does not say.
+    pub install: Option<InstallCommand>,
     /// How its installed version is found out.
     pub read_back: VersionSource,
 }
@@ -92,21 +93,36 @@ pub enum ExitMeaning {
 }
 
 impl InstallCommand {
-    /// What `code` means; none for a failure.
-    pub fn meaning(&self, code: i32) -> Option<ExitMeaning> {
+    fn meaning(&self, code: i32) -> Option<ExitMeaning> {
         if self.exit.is_empty() {
             return (code == 0).then_some(ExitMeaning::Done);
         }
         self.exit.get(&code.to_string()).copied()
     }
-
-    /// Whether what is installed may be active only after a restart of the node, which the installer's exit code says.
-    pub fn may_need_restart(&self) -> bool {
-        self.exit.values().any(|meaning| *meaning == ExitMeaning::RebootNeeded)
-    }
 }
 
 impl Component {
+    /// What the engine is asked for.
+    pub fn how(&self) -> How {
+        match self.format {
+            // A manifest without a command was refused when it was read.
+            Format::Plain => {
+                How::Command(self.install.as_ref().map_or_else(Vec::new, |install| install.command.clone()))
+            }
+        }
+    }
+
+    /// What its installer's exit code means; none for a failure.
+    pub fn meaning(&self, code: i32) -> Option<ExitMeaning> {
+        self.install.as_ref().and_then(|install| install.meaning(code))
+    }
+
+    /// Whether it may be active only after a restart of the node, which its installer says when it has run.
+    pub fn may_need_restart(&self) -> bool {
+        let says = |meaning: &ExitMeaning| *meaning == ExitMeaning::RebootNeeded;
+        self.install.as_ref().is_some_and(|install| install.exit.values().any(says))
+    }
+
     /// How an installed version stands to the one this brings; none when they have no order.
     pub fn order_of(&self, installed: &str) -> Option<Ordering> {
         self.version_format.compare(installed, &self.version)

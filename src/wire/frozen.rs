@@ -15,7 +15,7 @@ const REQUESTS: &[&str] = &[
     r#"{"id":3,"request":{"read-back":{"file":"/etc/version"}}}"#,
     r#"{"id":4,"request":{"read-back":{"command":["tool","-v"]}}}"#,
     r#"{"id":5,"request":{"fetch":{"sha256":"ZEROS","size":9,"address":"fe80::1%eth0","port":63002,"server_name":"box-0.0190-a.carena","path":"/payload/x"}}}"#,
-    r#"{"id":6,"request":{"install":{"component":"bios","sha256":"ZEROS","command":["/bin/sh","{payload}"],"expected_s":60}}}"#,
+    r#"{"id":6,"request":{"install":{"component":"bios","sha256":"ZEROS","how":{"command":["/bin/sh","{payload}"]},"expected_s":60}}}"#,
     r#"{"id":7,"request":"cancel"}"#,
     r#"{"id":8,"request":"stop"}"#,
     r#"{"id":9,"request":{"probe":{"address":"fd00::1","port":63002,"bound_ms":1500}}}"#,

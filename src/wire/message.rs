@@ -161,11 +161,19 @@ pub struct Install {
     pub component: ComponentId,
     /// The fetched payload.
     pub sha256: Sha256,
-    /// Program and arguments, no shell; an argument `{payload}` is replaced by the payload's path.
-    pub command: Vec<String>,
+    /// What installs it.
+    pub how: How,
     /// Expected duration, seconds; the engine warns past it and ends only an installer that shows no progress
     /// (no output and no CPU time used) for ten times this, and at least ten minutes.
     pub expected_s: u32,
+}
+
+/// What installs a payload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum How {
+    /// Program and arguments, no shell; an argument `{payload}` is replaced by the payload's path.
+    Command(Vec<String>),
 }
 
 /// One message from the engine.

@@ -19,7 +19,7 @@ use carena::wire::PROTOCOL;
 use carena::wire::frame;
 use carena::wire::id::DeploymentId;
 use carena::wire::message::{
-    Fetch, FromEngine, Install, Push, Reply, Request, StartConfig, Started, ToEngine,
+    Fetch, FromEngine, How, Install, Push, Reply, Request, StartConfig, Started, ToEngine,
 };
 
 use crate::deployment::{baseline, deploy, kill, run};
@@ -351,7 +351,7 @@ fn it_answers_at_any_moment_and_its_memory_does_not_grow_with_the_payload() {
         let install = Request::Install(Install {
             component: "thing".parse().unwrap(),
             sha256: pushed_sha,
-            command: vec!["/bin/sh".into(), "{payload}".into()],
+            how: How::Command(vec!["/bin/sh".into(), "{payload}".into()]),
             expected_s: 5,
         });
         let reply = answers_during("install", &engine, &waited, engine.request(install)).await.unwrap();
@@ -379,7 +379,8 @@ fn a_lost_connection_costs_no_result_and_an_installer_never_runs_twice() {
         push::push(&engine, job, |from| payloads.read(sha256, from), |_| ()).await.unwrap();
         let component = || "thing".parse().unwrap();
         let command = vec!["/bin/sh".into(), "{payload}".into()];
-        let install = Install { component: component(), sha256, command, expected_s: 5 };
+        let how = How::Command(command);
+        let install = Install { component: component(), sha256, how, expected_s: 5 };
         let asked = engine.request(Request::Install(install));
         assert!(tokio::time::timeout(Duration::from_millis(500), asked).await.is_err());
         engine.close().await;

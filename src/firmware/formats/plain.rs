@@ -71,7 +71,11 @@ fn metadata(component: Component) -> Metadata {
         os: component.rules.os.into_iter().collect(),
         arch: component.rules.arch,
         installers: vec!["command".into()],
-        hints: [("command".to_owned(), component.install.command.join(" "))].into(),
+        hints: component
+            .install
+            .map(|install| ("command".to_owned(), install.command.join(" ")))
+            .into_iter()
+            .collect(),
         payloads: vec![component.payload],
         ..Metadata::default()
     }
