@@ -4,6 +4,7 @@ pub mod baseline;
 pub mod component;
 pub mod formats;
 pub mod installed;
+pub mod manifest;
 pub mod outcome;
 pub mod rules;
 pub mod version;
