@@ -7,14 +7,14 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::lease::PATH;
-use super::linux;
 use super::log::Log;
 use super::session::{Done, Worker};
+use super::{fwupd, linux};
 use crate::paths::ENGINE_BUSY_FILE;
 use crate::wire::message::{Failure, FailureKind, How, Install, Installed, ReadBack, Reply};
 
@@ -43,12 +43,20 @@ pub fn install(
     let busy = directory.join(ENGINE_BUSY_FILE);
     // Whoever would kill the engine or take its directory away asks this file first: whose process is the installer's.
     let mut noted = File::create(&busy).map_err(|error| node(format!("{}: {error}", busy.display())))?;
-    let result = run(job, payload, worker, &mut noted);
+    let mut run = |command| run(command, job, worker, &mut noted);
+    let result = match &job.how {
+        How::Command(words) => match program(words, &payload.to_string_lossy()) {
+            Some(command) => run(command),
+            None => Err(node("the install command is empty".into())),
+        },
+        How::Fwupd(allows) => fwupd::install(*allows, payload, directory, run),
+    };
     let _ = std::fs::remove_file(&busy);
     result
 }
 
-fn node(message: String) -> Failure {
+/// A failure of the node's.
+pub fn node(message: String) -> Failure {
     Failure { kind: FailureKind::Node, message }
 }
 
@@ -70,22 +78,18 @@ fn program(command: &[String], payload: &str) -> Option<Command> {
     Some(program)
 }
 
-fn run(job: &Install, payload: &Path, worker: &Worker, noted: &mut File) -> Result<Installed, Failure> {
+fn run(mut command: Command, job: &Install, worker: &Worker, noted: &mut File) -> Result<Installed, Failure> {
     let no_pipe = |error| node(format!("no pipe for the installer's output: {error}"));
-    let How::Command(words) = &job.how;
-    let Some(mut command) = program(words, &payload.to_string_lossy()) else {
-        return Err(node("the install command is empty".into()));
-    };
     let (reader, writer) = std::io::pipe().map_err(no_pipe)?;
     let second = writer.try_clone().map_err(no_pipe)?;
     command.stdout(writer).stderr(second);
     let began = Instant::now();
     #[expect(clippy::disallowed_methods, reason = "this is the installer")]
     let spawned = command.spawn();
+    let name = command.get_program().to_string_lossy().into_owned();
     // Drops this side's ends of the pipe, so that it ends with the installer.
     drop(command);
-    let mut child = spawned
-        .map_err(|error| node(format!("starting {}: {error}", words.first().map_or("", |word| word))))?;
+    let mut child = spawned.map_err(|error| node(format!("starting {name}: {error}")))?;
     if let Ok(since) = linux::start_time_of(child.id()) {
         // A full disk: then the engine's own process is all that tells of the installation.
         let _ = writeln!(noted, "{} {since}", child.id());
@@ -102,7 +106,8 @@ fn run(job: &Install, payload: &Path, worker: &Worker, noted: &mut File) -> Resu
         std::thread::park_timeout(LOOK_EVERY);
     }
     let log = log.lock().unwrap_or_else(PoisonError::into_inner).text();
-    Ok(Installed { code: status.code(), signal: status.signal(), log, seconds: began.elapsed().as_secs() })
+    let seconds = began.elapsed().as_secs();
+    Ok(Installed { code: status.code(), signal: status.signal(), log, seconds, told: None })
 }
 
 /// Waits for the installer's end, and tells of it meanwhile.
@@ -190,39 +195,54 @@ fn ask(command: &[String]) -> Reply {
         return failed("the read-back command is empty".into());
     };
     program.stdout(Stdio::piped()).stderr(Stdio::null());
-    #[expect(clippy::disallowed_methods, reason = "the component's own version query")]
+    match finish(program, first_line, READ_BACK_MAX) {
+        Ok((status, version)) if status.success() => Reply::Version(version),
+        Ok((status, _)) => failed(format!("{name}: {status}")),
+        Err(why) => failed(format!("{name}: {why}")),
+    }
+}
+
+/// Runs a program that only tells something to its end, and reads what it tells. Past `bound` it is ended.
+///
+/// # Errors
+/// Why not, in words.
+pub fn finish<T: Send + 'static>(
+    mut program: Command,
+    read: impl FnOnce(ChildStdout) -> std::io::Result<T> + Send + 'static,
+    bound: Duration,
+) -> Result<(ExitStatus, T), String> {
+    #[expect(clippy::disallowed_methods, reason = "a query, which changes nothing")]
     let spawned = program.spawn();
-    let mut child = match spawned {
-        Ok(child) => child,
-        Err(error) => return failed(format!("{name}: {error}")),
-    };
-    let Some(output) = child.stdout.take() else { return failed(format!("{name}: no pipe")) };
-    let reading = std::thread::spawn(move || first_line(output));
+    let mut child = spawned.map_err(|error| error.to_string())?;
+    let output = child.stdout.take().ok_or("no pipe")?;
+    let reading = std::thread::spawn(move || read(output));
     let began = Instant::now();
     let status = loop {
         match child.try_wait() {
             Ok(Some(status)) => break status,
-            Ok(None) if began.elapsed() > READ_BACK_MAX => end_group(&child),
+            Ok(None) if began.elapsed() > bound => end_group(&child),
             Ok(None) => {}
-            Err(error) => return failed(format!("{name}: {error}")),
+            Err(error) => return Err(error.to_string()),
         }
         std::thread::park_timeout(LOOK_EVERY);
     };
-    if !status.success() {
-        let late = if began.elapsed() > READ_BACK_MAX { " after 30 s without an end" } else { "" };
-        return failed(format!("{name}: {status}{late}"));
+    if began.elapsed() > bound && !status.success() {
+        return Err(format!("{status} after {} s without an end", bound.as_secs()));
     }
     // What the program left in the background may hold the pipe: it is not waited for.
     let waited = Instant::now();
     while !reading.is_finished() && waited.elapsed() < Duration::from_secs(1) {
         std::thread::park_timeout(LOOK_EVERY);
     }
+    if !status.success() && !reading.is_finished() {
+        return Err(status.to_string());
+    }
     if !reading.is_finished() {
-        return failed(format!("{name}: its output does not end"));
+        return Err("its output does not end".into());
     }
     match reading.join() {
-        Ok(Ok(version)) => Reply::Version(version),
-        Ok(Err(error)) => failed(format!("{name}: {error}")),
-        Err(_) => failed(format!("{name}: its output cannot be read")),
+        Ok(Ok(told)) => Ok((status, told)),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("its output cannot be read".into()),
     }
 }

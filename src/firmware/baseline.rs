@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use serde::Deserialize;
 
-use super::component::Component;
+use super::component::{Component, Format};
 use crate::error::Hinted;
 use crate::wire::id::{BaselineId, ComponentId};
 
@@ -82,8 +82,17 @@ impl Baseline {
                 return Err(format!("component {id}: size is 0"));
             }
             let command = component.install.as_ref().map(|install| &install.command);
-            if command.is_none_or(Vec::is_empty) {
-                return Err(format!("component {id}: it has no install command"));
+            match component.format {
+                Format::Plain if command.is_none_or(Vec::is_empty) => {
+                    return Err(format!("component {id}: it has no install command"));
+                }
+                Format::LvfsCab if command.is_some() => {
+                    return Err(format!("component {id}: fwupd installs it, not a command"));
+                }
+                Format::LvfsCab if component.rules.fwupd_guid.is_empty() => {
+                    return Err(format!("component {id}: match names no fwupd_guid"));
+                }
+                Format::Plain | Format::LvfsCab => {}
             }
             if component.version.trim().is_empty() {
                 return Err(format!("component {id}: the version is empty"));

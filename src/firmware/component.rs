@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use super::fwupd;
 use super::installed::VersionSource;
+use super::outcome::Outcome;
 use super::rules::{Need, Rules};
 use super::version::VersionFormat;
 use crate::digest::Sha256;
 use crate::wire::id::ComponentId;
-use crate::wire::message::How;
+use crate::wire::message::{FwupdAllows, How, Installed};
 
 /// A component, as its baseline's manifest describes it.
 #[derive(Debug, Clone, Deserialize)]
@@ -65,6 +67,8 @@ pub struct Component {
 pub enum Format {
     /// Bytes that the manifest's command knows what to do with.
     Plain,
+    /// A cabinet of the Linux Vendor Firmware Service, which the node's fwupd installs.
+    LvfsCab,
 }
 
 /// How a plain payload is installed.
@@ -102,9 +106,14 @@ impl InstallCommand {
 }
 
 impl Component {
-    /// What the engine is asked for.
-    pub fn how(&self) -> How {
+    /// What the engine is asked for; `installed` is the version there is.
+    pub fn how(&self, installed: Option<&str>) -> How {
+        let order = installed.and_then(|installed| self.order_of(installed));
         match self.format {
+            Format::LvfsCab => How::Fwupd(FwupdAllows {
+                older: order == Some(Ordering::Greater),
+                reinstall: order == Some(Ordering::Equal),
+            }),
             // A manifest without a command was refused when it was read.
             Format::Plain => {
                 How::Command(self.install.as_ref().map_or_else(Vec::new, |install| install.command.clone()))
@@ -112,13 +121,38 @@ impl Component {
         }
     }
 
-    /// What its installer's exit code means; none for a failure.
-    pub fn meaning(&self, code: i32) -> Option<ExitMeaning> {
-        self.install.as_ref().and_then(|install| install.meaning(code))
+    /// What its installer's end means.
+    ///
+    /// # Errors
+    /// The outcome it has then: a failure, in words, or why fwupd refused it.
+    pub fn meaning(&self, installed: &Installed) -> Result<ExitMeaning, Outcome> {
+        if self.format == Format::LvfsCab {
+            return fwupd::ended(self, installed);
+        }
+        let meaning = |code| self.install.as_ref().and_then(|install| install.meaning(code));
+        if let Some(meaning) = installed.code.and_then(meaning) {
+            return Ok(meaning);
+        }
+        let ended = match (installed.code, installed.signal) {
+            (Some(code), _) => format!("the installer ended with exit code {code}"),
+            (None, Some(signal)) => format!("the installer was ended by signal {signal}"),
+            (None, None) => "the installer ended without an exit code".to_owned(),
+        };
+        let last = installed.log.lines().rev().find(|line| !line.trim().is_empty());
+        Err(Outcome::Failed(last.map_or(ended.clone(), |line| format!("{ended}: {}", line.trim()))))
+    }
+
+    /// Whether fwupd on the node is to be asked for it.
+    pub fn asks_fwupd(&self) -> bool {
+        let needs = self.needs.iter().any(|need| need.version_of.is_fwupd());
+        needs || self.read_back.is_fwupd() || !self.rules.fwupd_guid.is_empty()
     }
 
     /// Whether it may be active only after a restart of the node, which its installer says when it has run.
     pub fn may_need_restart(&self) -> bool {
+        if self.format == Format::LvfsCab {
+            return true;
+        }
         let says = |meaning: &ExitMeaning| *meaning == ExitMeaning::RebootNeeded;
         self.install.as_ref().is_some_and(|install| install.exit.values().any(says))
     }

@@ -7,6 +7,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
+use super::fwupd;
 use super::rules::PciId;
 use super::version::VersionFormat;
 use crate::wire::inventory::{Dmi, Inventory};
@@ -37,6 +38,8 @@ pub enum VersionSource {
     Storage(PciId),
     /// An entry of UEFI's table of firmware, by its GUID.
     Uefi(String),
+    /// Devices that fwupd lists under one of these GUIDs.
+    Fwupd(Vec<String>),
 }
 
 /// What is known of a version: none when nothing is installed, an error in words when that cannot be told.
@@ -68,6 +71,11 @@ impl VersionSource {
     /// Whether it is a device's: without the device there is nothing to be installed.
     pub fn is_device(&self) -> bool {
         !matches!(self, Self::File(_) | Self::Command(_) | Self::Package(_))
+    }
+
+    /// Whether it is fwupd on the node that tells it.
+    pub fn is_fwupd(&self) -> bool {
+        matches!(self, Self::Fwupd(_))
     }
 
     /// Whether it is found in the inventory, or asked for as the inventory says.
@@ -106,6 +114,7 @@ impl VersionSource {
                 let entries = node.esrt.iter().filter(|entry| entry.guid.eq_ignore_ascii_case(guid));
                 entries.map(|entry| ("UEFI", Some(entry.version.to_string()))).collect()
             }
+            Self::Fwupd(guids) => fwupd::versions(guids, node)?,
         };
         oldest(&versions, format)
     }
@@ -171,6 +180,7 @@ impl fmt::Display for VersionSource {
             Self::Network(id) => write!(f, "the firmware of network card {id}"),
             Self::Storage(id) => write!(f, "the firmware of storage controller {id}"),
             Self::Uefi(guid) => write!(f, "UEFI firmware {guid}"),
+            Self::Fwupd(guids) => write!(f, "fwupd device {}", fwupd::words(guids)),
         }
     }
 }

@@ -3,6 +3,8 @@
 pub mod baseline;
 pub mod component;
 pub mod formats;
+pub mod from_package;
+pub mod fwupd;
 pub mod installed;
 pub mod outcome;
 pub mod rules;

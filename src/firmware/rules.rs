@@ -3,11 +3,13 @@
 //! Everything is judged by what the node's inventory says. What is not known never fits: firmware for another
 //! machine is worse than none.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer};
 
+use super::fwupd;
 use super::installed::VersionSource;
 use super::version::VersionFormat;
 use crate::wire::inventory::{Inventory, PciFunction};
@@ -84,6 +86,8 @@ pub struct Rules {
     pub disk_model: Vec<String>,
     /// GUIDs of UEFI's table of firmware (ESRT).
     pub guid: Vec<String>,
+    /// GUIDs of devices that fwupd lists and updates.
+    pub fwupd_guid: Vec<String>,
 }
 
 impl Rules {
@@ -108,7 +112,8 @@ impl Rules {
         })?;
         any("UEFI firmware", &self.guid, |guid| {
             node.esrt.iter().any(|entry| entry.guid.eq_ignore_ascii_case(guid))
-        })
+        })?;
+        fwupd::fit(&self.fwupd_guid, node)
     }
 }
 
@@ -133,8 +138,14 @@ pub struct Need {
     pub version_format: VersionFormat,
     /// This one or a newer one.
     pub at_least: Option<String>,
+    /// A newer one than this.
+    pub after: Option<String>,
+    /// This one or an older one.
+    pub at_most: Option<String>,
     /// An older one than this.
     pub before: Option<String>,
+    /// This one and no other.
+    pub exactly: Option<String>,
     /// Any but these.
     #[serde(default)]
     pub not: Vec<String>,
@@ -157,25 +168,34 @@ impl Need {
                 format!("needs {of}{}, and {installed} is not a {format} version like it", self.words())
             })
         };
-        let is_enough = match &self.at_least {
-            Some(wanted) => order(wanted)?.is_ge(),
-            None => true,
+        let holds = |bound: &Option<String>, holds: fn(Ordering) -> bool| match bound {
+            Some(bound) => order(bound).map(holds),
+            None => Ok(true),
         };
-        let is_before = match &self.before {
-            Some(wanted) => order(wanted)?.is_lt(),
-            None => true,
-        };
-        if is_enough && is_before && !self.not.iter().any(|version| version == installed) {
+        let is_within = holds(&self.at_least, Ordering::is_ge)?
+            && holds(&self.after, Ordering::is_gt)?
+            && holds(&self.at_most, Ordering::is_le)?
+            && holds(&self.before, Ordering::is_lt)?
+            && holds(&self.exactly, Ordering::is_eq)?;
+        if is_within && !self.not.iter().any(|version| version == installed) {
             return Ok(());
         }
         Err(format!("needs {of}{}, and {installed} is there", self.words()))
     }
 
     fn words(&self) -> String {
-        let at_least = self.at_least.iter().map(|version| format!(" {version} or newer"));
-        let before = self.before.iter().map(|version| format!(" before {version}"));
+        let one = |before: &str, bound: &Option<String>, after: &str| {
+            bound.as_ref().map(|version| format!(" {before}{version}{after}"))
+        };
+        let bounds = [
+            one("", &self.exactly, ""),
+            one("", &self.at_least, " or newer"),
+            one("after ", &self.after, ""),
+            one("", &self.at_most, " or older"),
+            one("before ", &self.before, ""),
+        ];
         let not = self.not.iter().map(|version| format!(" other than {version}"));
-        at_least.chain(before).chain(not).collect::<Vec<_>>().join(",")
+        bounds.into_iter().flatten().chain(not).collect::<Vec<_>>().join(",")
     }
 }
 
@@ -248,6 +268,12 @@ mod tests {
         assert!(bmc.met(Some("2.55")).unwrap_err().ends_with("2.55 is there"));
         assert!(bmc.met(None).unwrap_err().ends_with("its version is not known"));
         assert!(bmc.met(Some("two")).unwrap_err().ends_with("two is not a pair version like it"));
+        let fwupd = |bound: &str| need(&format!("version_of = {{ fwupd = [\"x\"] }}\n{bound}"));
+        assert_eq!(fwupd("after = \"2\"").met(Some("2.1")), Ok(()));
+        assert!(fwupd("after = \"2\"").met(Some("2")).unwrap_err().contains(" after 2, and 2 is there"));
+        assert_eq!(fwupd("at_most = \"2\"").met(Some("2")), Ok(()));
+        assert!(fwupd("at_most = \"2\"").met(Some("3")).unwrap_err().contains(" 2 or older, and 3 is"));
+        assert!(fwupd("exactly = \"2\"").met(Some("3")).unwrap_err().contains(" 2, and 3 is there"));
         let older = need("version_of = { package = \"x\" }\nbefore = \"3\"");
         assert_eq!(older.met(Some("2.9")), Ok(()));
         assert!(older.met(Some("3.0")).is_err());

@@ -101,6 +101,8 @@ pub enum Request {
         /// The payload.
         sha256: Sha256,
     },
+    /// What the node's fwupd lists. Apart from the inventory: it takes a program of the node's, and most nodes need it not.
+    Fwupd,
 }
 
 /// Most pushed bytes on the way that are not acknowledged.
@@ -174,6 +176,17 @@ pub struct Install {
 pub enum How {
     /// Program and arguments, no shell; an argument `{payload}` is replaced by the payload's path.
     Command(Vec<String>),
+    /// The node's own fwupd, on all devices that it finds the payload to be for. The payload is an LVFS cabinet.
+    Fwupd(FwupdAllows),
+}
+
+/// What fwupd does only when it is told to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FwupdAllows {
+    /// An older version than the one that is there.
+    pub older: bool,
+    /// The version that is there.
+    pub reinstall: bool,
 }
 
 /// One message from the engine.
@@ -233,6 +246,8 @@ pub enum Reply {
     },
     /// To `Status`.
     Status(Box<Status>),
+    /// To `Fwupd`: its own JSON, `{"Devices":[…]}`.
+    Fwupd(String),
 }
 
 /// How an installer ended.
@@ -247,6 +262,9 @@ pub struct Installed {
     pub log: String,
     /// How long it ran.
     pub seconds: u64,
+    /// What it tells beside, for `How::Fwupd`: the history of its updates, its own JSON; none when it could not be had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<String>,
 }
 
 /// Bytes kept of the beginning of an installer's output.

@@ -245,6 +245,7 @@ impl Node {
                 signal: None,
                 log: "done".into(),
                 seconds: INSTALLER.as_secs(),
+                told: None,
             };
             self.engine_mut().unwrap().installed.push((component, installed));
         }
