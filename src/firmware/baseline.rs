@@ -92,7 +92,10 @@ impl Baseline {
                 Format::LvfsCab if component.rules.fwupd_guid.is_empty() => {
                     return Err(format!("component {id}: match names no fwupd_guid"));
                 }
-                Format::Plain | Format::LvfsCab => {}
+                _ if command.is_some_and(Vec::is_empty) => {
+                    return Err(format!("component {id}: its install command is empty"));
+                }
+                _ => {}
             }
             if component.version.trim().is_empty() {
                 return Err(format!("component {id}: the version is empty"));

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fwupd;
 use super::installed::VersionSource;
+use super::installer::{self, By, Said};
 use super::outcome::Outcome;
 use super::rules::{Need, Rules};
 use super::version::VersionFormat;
@@ -69,9 +70,25 @@ pub enum Format {
     Plain,
     /// A cabinet of the Linux Vendor Firmware Service, which the node's fwupd installs.
     LvfsCab,
+    /// HPE smart component, a self-extracting script that installs itself.
+    HpeScexe,
+    /// RPM package of HPE's that flashes by a program in it.
+    HpeRpm,
+    /// HPE smart component as archive, with nothing in it that runs on Linux.
+    HpeSmart,
+    /// HPE firmware package, for controllers and UEFI.
+    HpeFwpkg,
+    /// RPM package, by the node's rpm.
+    Rpm,
+    /// Debian package, by the node's dpkg.
+    Deb,
+    /// Dell Update Package, a self-extracting script that installs itself.
+    DellDup,
+    /// PLDM firmware package, for controllers.
+    Pldm,
 }
 
-/// How a plain payload is installed.
+/// How a payload is installed, where its format does not say, or not rightly.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InstallCommand {
@@ -109,15 +126,45 @@ impl Component {
     /// What the engine is asked for; `installed` is the version there is.
     pub fn how(&self, installed: Option<&str>) -> How {
         let order = installed.and_then(|installed| self.order_of(installed));
-        match self.format {
-            Format::LvfsCab => How::Fwupd(FwupdAllows {
+        if let Some(install) = &self.install {
+            return How::Command(install.command.clone());
+        }
+        match installer::of(self.format) {
+            By::Fwupd => How::Fwupd(FwupdAllows {
                 older: order == Some(Ordering::Greater),
                 reinstall: order == Some(Ordering::Equal),
             }),
-            // A manifest without a command was refused when it was read.
-            Format::Plain => {
-                How::Command(self.install.as_ref().map_or_else(Vec::new, |install| install.command.clone()))
+            By::Installer(installer) => {
+                let force = if order.is_some_and(Ordering::is_ge) { installer.force } else { &[] };
+                How::Command(installer.command.iter().chain(force).map(|word| (*word).to_owned()).collect())
             }
+            // A manifest without a command was refused when it was read, and the rest is never sent.
+            By::Command | By::Nobody(_) => How::Command(Vec::new()),
+        }
+    }
+
+    /// Where its installer keeps a log of its own.
+    pub fn logs(&self) -> Vec<String> {
+        match installer::of(self.format) {
+            By::Installer(installer) => installer.logs.iter().map(|path| (*path).to_owned()).collect(),
+            By::Command | By::Fwupd | By::Nobody(_) => Vec::new(),
+        }
+    }
+
+    /// Why no engine on a Linux node can install it, in words; none where one can.
+    pub fn needs_another(&self) -> Option<&'static str> {
+        match installer::of(self.format) {
+            By::Nobody(why) if self.install.is_none() => Some(why),
+            _ => None,
+        }
+    }
+
+    fn said(&self, code: i32) -> Option<Said> {
+        match (&self.install, installer::of(self.format)) {
+            (Some(install), By::Installer(installer)) if install.exit.is_empty() => installer.said(code),
+            (Some(install), _) => install.meaning(code).map(Said::Means),
+            (None, By::Installer(installer)) => installer.said(code),
+            (None, _) => None,
         }
     }
 
@@ -129,12 +176,13 @@ impl Component {
         if self.format == Format::LvfsCab {
             return fwupd::ended(self, installed);
         }
-        let meaning = |code| self.install.as_ref().and_then(|install| install.meaning(code));
-        if let Some(meaning) = installed.code.and_then(meaning) {
-            return Ok(meaning);
-        }
+        let said = installed.code.and_then(|code| self.said(code));
         let ended = match (installed.code, installed.signal) {
-            (Some(code), _) => format!("the installer ended with exit code {code}"),
+            (Some(code), _) => match said {
+                Some(Said::Means(meaning)) => return Ok(meaning),
+                Some(Said::Fails(why)) => format!("the installer ended with exit code {code}, {why}"),
+                None => format!("the installer ended with exit code {code}"),
+            },
             (None, Some(signal)) => format!("the installer was ended by signal {signal}"),
             (None, None) => "the installer ended without an exit code".to_owned(),
         };
@@ -154,7 +202,11 @@ impl Component {
             return true;
         }
         let says = |meaning: &ExitMeaning| *meaning == ExitMeaning::RebootNeeded;
-        self.install.as_ref().is_some_and(|install| install.exit.values().any(says))
+        match (&self.install, installer::of(self.format)) {
+            (Some(install), _) if !install.exit.is_empty() => install.exit.values().any(says),
+            (_, By::Installer(installer)) => installer.may_need_restart(),
+            _ => false,
+        }
     }
 
     /// How an installed version stands to the one this brings; none when they have no order.
