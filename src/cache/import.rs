@@ -277,8 +277,19 @@ impl Importer {
         Ok(ImportedBaseline { baseline, payloads, was_there })
     }
 
+    /// The store it imports into.
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// Of two that import the same version at once, the second finds the first's manifest.
-    fn manifest(&self, target: &Path, text: &str, id: &str, version: &str) -> Result<(), ImportError> {
+    pub(super) fn manifest(
+        &self,
+        target: &Path,
+        text: &str,
+        id: &str,
+        version: &str,
+    ) -> Result<(), ImportError> {
         let failed = |source| unwritable(&self.store, source);
         let folder = target.parent().unwrap_or(self.store.root());
         durable::create_directory(folder).map_err(failed)?;
@@ -339,7 +350,8 @@ impl Importer {
     }
 }
 
-fn can_be_a_name(version: &str) -> bool {
+/// Whether a version can be a directory's name.
+pub(super) fn can_be_a_name(version: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
     (1..=64).contains(&version.len()) && !version.starts_with('.') && version.chars().all(plain)
 }

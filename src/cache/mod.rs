@@ -9,6 +9,7 @@
 pub mod check;
 mod coding;
 mod embedded;
+pub mod foreign;
 mod frames;
 pub mod import;
 mod import_error;

@@ -33,4 +33,5 @@ mod secrets;
 mod serve;
 mod terminal;
 mod traces;
+mod vendor;
 mod versions;
