@@ -14,6 +14,7 @@ mod faults;
 mod firewall;
 mod fleet;
 mod formats;
+mod fwupd;
 mod ground;
 mod house;
 mod image;
