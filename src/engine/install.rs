@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use super::lease::PATH;
 use super::log::Log;
 use super::session::{Done, Worker};
-use super::{fwupd, linux};
+use super::{fwupd, linux, nvme};
 use crate::paths::ENGINE_BUSY_FILE;
 use crate::wire::message::{Failure, FailureKind, How, Install, Installed, ReadBack, Reply};
 
@@ -50,6 +50,11 @@ pub fn install(
             None => Err(node("the install command is empty".into())),
         },
         How::Fwupd(allows) => fwupd::install(*allows, payload, directory, run),
+        How::Nvme(what) => {
+            // No program does this: it is the engine itself that must not be ended.
+            note(&mut noted, std::process::id());
+            Ok(nvme::install(what, payload, worker))
+        }
     };
     let _ = std::fs::remove_file(&busy);
     result
@@ -90,10 +95,7 @@ fn run(mut command: Command, job: &Install, worker: &Worker, noted: &mut File) -
     // Drops this side's ends of the pipe, so that it ends with the installer.
     drop(command);
     let mut child = spawned.map_err(|error| node(format!("starting {name}: {error}")))?;
-    if let Ok(since) = linux::start_time_of(child.id()) {
-        // A full disk: then the engine's own process is all that tells of the installation.
-        let _ = writeln!(noted, "{} {since}", child.id());
-    }
+    note(noted, child.id());
     let log = Arc::new(Mutex::new(Log::new()));
     let reading = std::thread::spawn({
         let log = log.clone();
@@ -108,6 +110,13 @@ fn run(mut command: Command, job: &Install, worker: &Worker, noted: &mut File) -
     let log = log.lock().unwrap_or_else(PoisonError::into_inner).text();
     let seconds = began.elapsed().as_secs();
     Ok(Installed { code: status.code(), signal: status.signal(), log, seconds, told: None })
+}
+
+fn note(noted: &mut File, pid: u32) {
+    if let Ok(since) = linux::start_time_of(pid) {
+        // A full disk: then the engine's own process is all that tells of the installation.
+        let _ = writeln!(noted, "{pid} {since}");
+    }
 }
 
 /// Waits for the installer's end, and tells of it meanwhile.

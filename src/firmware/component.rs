@@ -12,7 +12,7 @@ use super::rules::{Need, Rules};
 use super::version::VersionFormat;
 use crate::digest::Sha256;
 use crate::wire::id::ComponentId;
-use crate::wire::message::{FwupdAllows, How, Installed};
+use crate::wire::message::{FwupdAllows, How, Installed, Nvme};
 
 /// A component, as its baseline's manifest describes it.
 #[derive(Debug, Clone, Deserialize)]
@@ -69,6 +69,8 @@ pub enum Format {
     Plain,
     /// A cabinet of the Linux Vendor Firmware Service, which the node's fwupd installs.
     LvfsCab,
+    /// A firmware image of NVMe disks, as the disk takes it.
+    Nvme,
 }
 
 /// How a plain payload is installed.
@@ -114,6 +116,15 @@ impl Component {
                 older: order == Some(Ordering::Greater),
                 reinstall: order == Some(Ordering::Equal),
             }),
+            Format::Nvme => How::Nvme(Nvme {
+                // A manifest that reads back anything else was refused when it was read.
+                model: match &self.read_back {
+                    VersionSource::Disk(model) => model.clone(),
+                    _ => String::new(),
+                },
+                version: self.version.clone(),
+                rewrite: order == Some(Ordering::Equal),
+            }),
             // A manifest without a command was refused when it was read.
             Format::Plain => {
                 How::Command(self.install.as_ref().map_or_else(Vec::new, |install| install.command.clone()))
@@ -126,12 +137,25 @@ impl Component {
     /// # Errors
     /// The outcome it has then: a failure, in words, or why fwupd refused it.
     pub fn meaning(&self, installed: &Installed) -> Result<ExitMeaning, Outcome> {
-        if self.format == Format::LvfsCab {
-            return fwupd::ended(self, installed);
-        }
-        let meaning = |code| self.install.as_ref().and_then(|install| install.meaning(code));
-        if let Some(meaning) = installed.code.and_then(meaning) {
+        let known = match (self.format, installed.code) {
+            (Format::LvfsCab, _) => return fwupd::ended(self, installed),
+            (Format::Nvme, code) => match code {
+                Some(Nvme::DONE) => Some(ExitMeaning::Done),
+                Some(Nvme::AFTER_RESTART) => Some(ExitMeaning::RebootNeeded),
+                Some(Nvme::CURRENT) => Some(ExitMeaning::Current),
+                Some(Nvme::NONE) => Some(ExitMeaning::NotApplicable),
+                _ => None,
+            },
+            (Format::Plain, code) => {
+                code.and_then(|code| self.install.as_ref().and_then(|install| install.meaning(code)))
+            }
+        };
+        if let Some(meaning) = known {
             return Ok(meaning);
+        }
+        if self.format == Format::Nvme {
+            let why = installed.log.lines().next_back().unwrap_or("the engine does not say why");
+            return Err(Outcome::Failed(why.to_owned()));
         }
         let ended = match (installed.code, installed.signal) {
             (Some(code), _) => format!("the installer ended with exit code {code}"),
@@ -150,7 +174,7 @@ impl Component {
 
     /// Whether it may be active only after a restart of the node, which its installer says when it has run.
     pub fn may_need_restart(&self) -> bool {
-        if self.format == Format::LvfsCab {
+        if matches!(self.format, Format::LvfsCab | Format::Nvme) {
             return true;
         }
         let says = |meaning: &ExitMeaning| *meaning == ExitMeaning::RebootNeeded;
