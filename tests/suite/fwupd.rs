@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use carena::digest::Sha256;
+use carena::firmware::formats::Trust;
+use carena::firmware::from_package::{self, PackageFile};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -186,6 +188,62 @@ fn what_fwupd_refuses_is_skipped_in_its_words_before_anything_is_written() {
     let (outcome, why) = told(&done, &lab, 2);
     assert_eq!((done.exit, outcome), (253, "skipped"), "{}", done.all);
     assert!(why.ends_with("no HWIDs matched 6de5d951-d755-576b-bd09-c5cf66b27234"), "{why}");
+}
+
+/// Two devices, one cabinet: fwupd takes both in one go, whichever component asks for it.
+#[test]
+fn a_cabinet_for_several_devices_is_installed_once() {
+    let lab = Lab::up(1);
+    configure(&lab, 1, "CompositeChild=true");
+    start_daemon(&lab, 1);
+    let devices = [
+        ("one", "7fddead7-12b5-4fb9-9fa0-6d30305df755", "2"),
+        ("two", "b8fe6b45-8702-4bcd-8120-ef236caac76f", "11"),
+    ];
+    let directory = lab.dir().join("several");
+    std::fs::create_dir_all(&directory).unwrap();
+    let mut made = format!("cd {} && cp {SHIPPED}/fakedevice124.bin .", directory.display());
+    for (name, guid, version) in devices {
+        write!(
+            made,
+            " && sed -e 's|{WEBCAM}|{guid}|; s|fakedevice.firmware|{name}.firmware|; s|>triplet<|>plain<|; \
+             s|com.acme.test|com.acme|; s|version=\"1.2.4\"|version=\"{version}\"|' \
+             {SHIPPED}/fakedevice124.metainfo.xml > {name}.metainfo.xml"
+        )
+        .unwrap();
+    }
+    made.push_str(" && gcab -c several.cab one.metainfo.xml two.metainfo.xml fakedevice124.bin");
+    assert!(std::process::Command::new("sh").args(["-c", &made]).status().unwrap().success());
+    let cabinet = std::fs::read(directory.join("several.cab")).unwrap();
+    let read = carena::firmware::formats::read(&directory.join("several.cab"), &Trust::default()).unwrap();
+    let file =
+        PackageFile { name: "several.cab".into(), sha256: Sha256::of(&cabinet), size: cabinet.len() as u64 };
+    let components = from_package::lvfs(&read, &file).unwrap();
+    let mut manifest = "id = \"several\"\nversion = \"1\"\ntitle = \"test\"\n".to_owned();
+    for (component, (name, guid, version)) in components.iter().zip(devices) {
+        assert_eq!((component.version.as_str(), &component.rules.fwupd_guid[0]), (version, &guid.to_owned()));
+        assert_eq!(component.id.as_str(), format!("org.fwupd.{name}.firmware"));
+        write!(
+            manifest,
+            "[[component]]\nid = \"{}\"\ntitle = \"test\"\nversion = \"{version}\"\nversion_format = \"{}\"\n\
+             format = \"lvfs-cab\"\npayload = \"several.cab\"\nsha256 = \"{}\"\nsize = {}\nexpected_s = {}\n\
+             match = {{ fwupd_guid = [\"{guid}\"] }}\nread_back = {{ fwupd = [\"{guid}\"] }}\n",
+            component.id, component.version_format, component.sha256, component.size, component.expected_s
+        )
+        .unwrap();
+    }
+    std::fs::write(directory.join("baseline.toml"), manifest).unwrap();
+    let done = deploy(&lab, &lab.fleet(&[1], directory.to_str().unwrap(), ""));
+    assert_eq!((done.exit, done.outcomes(&lab, 1)), (0, vec!["updated", "updated"]), "{}", done.all);
+    let told: Vec<_> = done.node(&lab, 1)["components"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|component| (component["from"].as_str().unwrap(), component["to"].as_str().unwrap()))
+        .collect();
+    assert_eq!(told, [("1", "2"), ("10", "11")]);
+    let installers = done.events.iter().filter(|event| is(event, "install", "started")).count();
+    assert_eq!(installers, 1, "{}", done.all);
 }
 
 #[test]
