@@ -195,6 +195,8 @@ fn what_fwupd_refuses_is_skipped_in_its_words_before_anything_is_written() {
 fn a_cabinet_for_several_devices_is_installed_once() {
     let lab = Lab::up(1);
     configure(&lab, 1, "CompositeChild=true");
+    // The daemon takes nothing that is not signed, unless the node's owner says so.
+    lab.on_node(1, "sed -i '/^TestDevices/a OnlyTrusted=false' /etc/fwupd/fwupd.conf");
     start_daemon(&lab, 1);
     let devices = [
         ("one", "7fddead7-12b5-4fb9-9fa0-6d30305df755", "2"),
