@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::component::{Component, Format};
 use super::installed::VersionSource;
@@ -18,7 +18,7 @@ pub const MANIFEST: &str = "baseline.toml";
 pub const MANIFEST_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// A baseline.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Baseline {
     /// Its name.

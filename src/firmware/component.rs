@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::fwupd;
 use super::installed::VersionSource;
@@ -15,7 +15,7 @@ use crate::wire::id::ComponentId;
 use crate::wire::message::{FwupdAllows, How, Installed, Nvme};
 
 /// A component, as its baseline's manifest describes it.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Component {
     /// Unique in its baseline.
@@ -62,7 +62,7 @@ pub struct Component {
 }
 
 /// What a payload is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
     /// Bytes that the manifest's command knows what to do with.
@@ -74,7 +74,7 @@ pub enum Format {
 }
 
 /// How a plain payload is installed.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InstallCommand {
     /// Program and arguments, no shell; `{payload}` stands for the payload's path.
@@ -85,7 +85,7 @@ pub struct InstallCommand {
 }
 
 /// What an installer says with its exit code. A code without a meaning is a failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ExitMeaning {
     /// Installed.

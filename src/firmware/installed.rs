@@ -5,7 +5,7 @@
 use std::cmp::Ordering;
 use std::fmt;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::fwupd;
 use super::rules::PciId;
@@ -14,7 +14,7 @@ use crate::wire::inventory::{Dmi, Inventory};
 use crate::wire::message::ReadBack;
 
 /// Where a version stands on a node.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum VersionSource {
     /// The first line of a file, without white space at its ends.

@@ -6,6 +6,7 @@ pub mod formats;
 pub mod from_package;
 pub mod fwupd;
 pub mod installed;
+pub mod manifest;
 pub mod outcome;
 pub mod rules;
 pub mod version;

@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::fwupd;
 use super::installed::VersionSource;
@@ -62,6 +62,12 @@ impl fmt::Display for PciId {
     }
 }
 
+impl Serialize for PciId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 impl<'de> Deserialize<'de> for PciId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
@@ -69,7 +75,7 @@ impl<'de> Deserialize<'de> for PciId {
 }
 
 /// Which nodes a component is for: everything that is named must fit; of a list, one of it.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Rules {
     /// `ID` of os-release.
@@ -128,7 +134,7 @@ fn any<T: fmt::Display>(what: &str, wanted: &[T], is_there: impl Fn(&T) -> bool)
 }
 
 /// A version that must be in place on the node before.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Need {
     /// Of what.
