@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use carena::digest::Sha256;
+use carena::firmware::baseline::Baseline;
 use carena::firmware::formats::Trust;
 use carena::firmware::from_package::{self, PackageFile};
+use carena::firmware::manifest;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -23,20 +25,18 @@ fn shipped(version: &str) -> Vec<u8> {
     std::fs::read(Path::new(SHIPPED).join(name)).unwrap()
 }
 
-/// A baseline of one cabinet.
-fn baseline(lab: &Lab, name: &str, version: &str, cabinet: &[u8]) -> PathBuf {
+/// A baseline of one cabinet, made from what the cabinet says of itself.
+fn baseline(lab: &Lab, name: &str, cabinet: &[u8]) -> PathBuf {
     let directory = lab.dir().join(name);
     std::fs::create_dir_all(&directory).unwrap();
-    let manifest = format!(
-        "id = {name:?}\nversion = \"1\"\ntitle = \"test\"\n[[component]]\nid = \"webcam\"\ntitle = \"test\"\n\
-         version = {version:?}\nversion_format = \"triplet\"\nformat = \"lvfs-cab\"\npayload = \"webcam.cab\"\n\
-         sha256 = \"{}\"\nsize = {}\nexpected_s = 10\nmatch = {{ fwupd_guid = [{WEBCAM:?}] }}\n\
-         read_back = {{ fwupd = [{WEBCAM:?}] }}\n",
-        Sha256::of(cabinet),
-        cabinet.len()
-    );
-    std::fs::write(directory.join("webcam.cab"), cabinet).unwrap();
-    std::fs::write(directory.join("baseline.toml"), manifest).unwrap();
+    let path = directory.join("webcam.cab");
+    std::fs::write(&path, cabinet).unwrap();
+    let read = carena::firmware::formats::read(&path, &Trust::default()).unwrap();
+    let file =
+        PackageFile { name: "webcam.cab".into(), sha256: Sha256::of(cabinet), size: cabinet.len() as u64 };
+    let components = from_package::lvfs(&read, &file).unwrap();
+    let made = Baseline { id: name.parse().unwrap(), version: "1".into(), title: "test".into(), components };
+    std::fs::write(directory.join("baseline.toml"), manifest::write(&made)).unwrap();
     directory
 }
 
@@ -105,9 +105,16 @@ fn a_cabinet_updates_its_device_and_nothing_else() {
     start_daemon(&lab, 1);
     lab.on_node(2, "rm -f /usr/bin/fwupdtool /usr/bin/fwupdmgr");
     lab.on_node(3, "printf '[fwupd]\n' > /etc/fwupd/fwupd.conf");
-    let newer = baseline(&lab, "newer", "1.2.4", &shipped("1.2.4"));
-    let older = baseline(&lab, "older", "1.2.3", &shipped("1.2.3"));
+    let newer = baseline(&lab, "newer", &shipped("1.2.4"));
+    let older = baseline(&lab, "older", &shipped("1.2.3"));
     let before: Vec<String> = (1..=3).map(|k| apart_from_fwupd(&lab, k)).collect();
+    assert_eq!(device_version(&lab, 1).as_deref(), Some("1.2.2"));
+
+    let fleet = lab.fleet(&[1], newer.to_str().unwrap(), "");
+    let dry = run(&mut lab.carena(&["deploy", fleet.to_str().unwrap(), "--json", "--dry-run"]));
+    let (outcome, why) = told(&dry, &lab, 1);
+    assert_eq!((dry.exit, outcome), (0, "would-update"), "{}", dry.all);
+    assert!(why.starts_with("1.2.2 is installed, 1.2.4 is newer"), "{why}");
     assert_eq!(device_version(&lab, 1).as_deref(), Some("1.2.2"));
 
     let first = deploy(&lab, &lab.fleet(&[1, 2, 3], newer.to_str().unwrap(), ""));
@@ -150,7 +157,7 @@ fn without_a_daemon_none_is_started_and_a_failure_keeps_fwupds_words() {
     configure(&lab, 1, "WriteSupported=false");
     // Forgets what was written with the process that wrote it, so the version read back is the old one.
     configure(&lab, 2, "");
-    let cabinet = baseline(&lab, "cabinet", "1.2.4", &shipped("1.2.4"));
+    let cabinet = baseline(&lab, "cabinet", &shipped("1.2.4"));
     let before = [1, 2].map(|k| apart_from_fwupd(&lab, k));
     let done = deploy(&lab, &lab.fleet(&[1, 2], cabinet.to_str().unwrap(), ""));
     assert_eq!(done.exit, 253, "{}", done.all);
@@ -172,7 +179,7 @@ fn what_fwupd_refuses_is_skipped_in_its_words_before_anything_is_written() {
     configure(&lab, 1, "");
     configure(&lab, 2, "");
     let requires = r#"<id compare="ge" version="99.0.0">org.freedesktop.fwupd</id>"#;
-    let cabinet = baseline(&lab, "fwupd99", "1.2.4", &cabinet_that_requires(&lab, requires));
+    let cabinet = baseline(&lab, "fwupd99", &cabinet_that_requires(&lab, requires));
     let done = deploy(&lab, &lab.fleet(&[1], cabinet.to_str().unwrap(), ""));
     let (outcome, why) = told(&done, &lab, 1);
     assert_eq!((done.exit, outcome), (253, "skipped"), "{}", done.all);
@@ -183,7 +190,7 @@ fn what_fwupd_refuses_is_skipped_in_its_words_before_anything_is_written() {
         "{why}"
     );
     let hardware = "<hardware>6de5d951-d755-576b-bd09-c5cf66b27234</hardware>";
-    let cabinet = baseline(&lab, "hardware", "1.2.4", &cabinet_that_requires(&lab, hardware));
+    let cabinet = baseline(&lab, "hardware", &cabinet_that_requires(&lab, hardware));
     let done = deploy(&lab, &lab.fleet(&[2], cabinet.to_str().unwrap(), ""));
     let (outcome, why) = told(&done, &lab, 2);
     assert_eq!((done.exit, outcome), (253, "skipped"), "{}", done.all);
@@ -202,9 +209,7 @@ fn a_cabinet_for_several_devices_is_installed_once() {
         ("one", "7fddead7-12b5-4fb9-9fa0-6d30305df755", "2"),
         ("two", "b8fe6b45-8702-4bcd-8120-ef236caac76f", "11"),
     ];
-    let directory = lab.dir().join("several");
-    std::fs::create_dir_all(&directory).unwrap();
-    let mut made = format!("cd {} && cp {SHIPPED}/fakedevice124.bin .", directory.display());
+    let mut made = format!("cd {} && cp {SHIPPED}/fakedevice124.bin .", lab.dir().display());
     for (name, guid, version) in devices {
         write!(
             made,
@@ -216,25 +221,8 @@ fn a_cabinet_for_several_devices_is_installed_once() {
     }
     made.push_str(" && gcab -c several.cab one.metainfo.xml two.metainfo.xml fakedevice124.bin");
     assert!(std::process::Command::new("sh").args(["-c", &made]).status().unwrap().success());
-    let cabinet = std::fs::read(directory.join("several.cab")).unwrap();
-    let read = carena::firmware::formats::read(&directory.join("several.cab"), &Trust::default()).unwrap();
-    let file =
-        PackageFile { name: "several.cab".into(), sha256: Sha256::of(&cabinet), size: cabinet.len() as u64 };
-    let components = from_package::lvfs(&read, &file).unwrap();
-    let mut manifest = "id = \"several\"\nversion = \"1\"\ntitle = \"test\"\n".to_owned();
-    for (component, (name, guid, version)) in components.iter().zip(devices) {
-        assert_eq!((component.version.as_str(), &component.rules.fwupd_guid[0]), (version, &guid.to_owned()));
-        assert_eq!(component.id.as_str(), format!("org.fwupd.{name}.firmware"));
-        write!(
-            manifest,
-            "[[component]]\nid = \"{}\"\ntitle = \"test\"\nversion = \"{version}\"\nversion_format = \"{}\"\n\
-             format = \"lvfs-cab\"\npayload = \"several.cab\"\nsha256 = \"{}\"\nsize = {}\nexpected_s = {}\n\
-             match = {{ fwupd_guid = [\"{guid}\"] }}\nread_back = {{ fwupd = [\"{guid}\"] }}\n",
-            component.id, component.version_format, component.sha256, component.size, component.expected_s
-        )
-        .unwrap();
-    }
-    std::fs::write(directory.join("baseline.toml"), manifest).unwrap();
+    let cabinet = std::fs::read(lab.dir().join("several.cab")).unwrap();
+    let directory = baseline(&lab, "several", &cabinet);
     let done = deploy(&lab, &lab.fleet(&[1], directory.to_str().unwrap(), ""));
     assert_eq!((done.exit, done.outcomes(&lab, 1)), (0, vec!["updated", "updated"]), "{}", done.all);
     let told: Vec<_> = done.node(&lab, 1)["components"]
@@ -244,6 +232,7 @@ fn a_cabinet_for_several_devices_is_installed_once() {
         .map(|component| (component["from"].as_str().unwrap(), component["to"].as_str().unwrap()))
         .collect();
     assert_eq!(told, [("1", "2"), ("10", "11")]);
+    assert_eq!(done.component(&lab, 1)["id"], "org.fwupd.one.firmware");
     let installers = done.events.iter().filter(|event| is(event, "install", "started")).count();
     assert_eq!(installers, 1, "{}", done.all);
 }
@@ -253,7 +242,7 @@ fn an_update_that_needs_a_restart_says_so() {
     let lab = Lab::up(1);
     configure(&lab, 1, "NeedsReboot=true");
     start_daemon(&lab, 1);
-    let cabinet = baseline(&lab, "cabinet", "1.2.4", &shipped("1.2.4"));
+    let cabinet = baseline(&lab, "cabinet", &shipped("1.2.4"));
     let done = deploy(&lab, &lab.fleet(&[1], cabinet.to_str().unwrap(), "reboot = \"never\""));
     assert_eq!((done.exit, done.outcomes(&lab, 1)), (1, vec!["updated-reboot-needed"]), "{}", done.all);
 }
@@ -263,7 +252,7 @@ fn a_cancel_waits_for_what_fwupd_writes() {
     let lab = Lab::up(1);
     configure(&lab, 1, "WriteDelay=6000");
     start_daemon(&lab, 1);
-    let cabinet = baseline(&lab, "cabinet", "1.2.4", &shipped("1.2.4"));
+    let cabinet = baseline(&lab, "cabinet", &shipped("1.2.4"));
     let before = apart_from_fwupd(&lab, 1);
     let fleet = lab.fleet(&[1], cabinet.to_str().unwrap(), "");
     let mut cancelled = false;
@@ -282,7 +271,7 @@ fn a_cancel_waits_for_what_fwupd_writes() {
 fn a_flipped_byte_never_comes_to_fwupd() {
     let lab = Lab::up(1);
     configure(&lab, 1, "");
-    let directory = baseline(&lab, "flipped", "1.2.4", &shipped("1.2.4"));
+    let directory = baseline(&lab, "flipped", &shipped("1.2.4"));
     let mut cabinet = shipped("1.2.4");
     let middle = cabinet.len() / 2;
     cabinet[middle] ^= 1;
@@ -298,6 +287,23 @@ fn a_flipped_byte_never_comes_to_fwupd() {
     assert!(why.starts_with("the payload is corrupt"), "{why}");
     assert!(!done.events.iter().any(|event| event["step"] == "install"), "{}", done.all);
     assert_eq!(difference(&before, &lab.snapshot(1)), "");
+}
+
+/// It takes a program of the node's, so who needs nothing of it does not wait for it.
+#[test]
+fn a_baseline_without_cabinets_asks_fwupd_nothing() {
+    let lab = Lab::up(1);
+    lab.on_node(1, "printf '#!/bin/sh\\ntouch /var/lib/asked\\n' > /usr/bin/fwupdtool");
+    let path = crate::deployment::baseline(&lab, "plain", "echo 2.0 > /var/lib/thing");
+    let done = deploy(&lab, &lab.fleet(&[1], path.to_str().unwrap(), ""));
+    assert_eq!((done.exit, done.outcomes(&lab, 1)), (0, vec!["updated"]), "{}", done.all);
+    assert_eq!(lab.on_node(1, "ls /var/lib/asked 2>/dev/null"), "");
+    let cabinet = baseline(&lab, "cabinet", &shipped("1.2.4"));
+    let done = deploy(&lab, &lab.fleet(&[1], cabinet.to_str().unwrap(), ""));
+    let (outcome, why) = told(&done, &lab, 1);
+    assert_eq!(outcome, "not-applicable", "{}", done.all);
+    assert!(why.contains("its answer is not understood"), "{why}");
+    assert_eq!(lab.on_node(1, "ls /var/lib/asked"), "/var/lib/asked\n");
 }
 
 #[test]
