@@ -9,11 +9,13 @@ use clap::{Args, Subcommand};
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
+use crate::cache::certificates::Certificates;
 use crate::cache::check::{CheckError, Claim};
 use crate::cache::import::{Expected, ImportError, Importer, Payload};
 use crate::cache::{Cache as Layers, Place, Store};
 use crate::deploy::unfinished::{Unfinished, unfinished};
 use crate::error::explain;
+use crate::firmware::formats::Trust;
 use crate::firmware::outcome::Exit;
 
 use super::setup::{Ended, state};
@@ -43,6 +45,9 @@ enum Verb {
         /// Refuse what would make the cache larger than this: bytes, or with KiB, MiB, GiB, TiB
         #[arg(long, value_name = "SIZE", value_parser = size)]
         cache_max: Option<u64>,
+        /// A certificate (PEM) that LVFS cabinets must be signed by, from now on: it is kept
+        #[arg(long, value_name = "CERT.pem")]
+        trust: Vec<PathBuf>,
     },
     /// Show what there is
     List,
@@ -66,7 +71,12 @@ pub fn cache(told: Cache) -> Result<Exit, Ended> {
     let directory = state(told.state);
     let store = Store::at(&directory);
     match told.verb {
-        Verb::Import { paths, cache_max } => import(store, &paths, cache_max, told.json),
+        Verb::Import { paths, cache_max, trust } => {
+            let certificates = Certificates::at(&directory);
+            let trust = certificates.add(&trust).and_then(|()| certificates.trust());
+            let trust = trust.map_err(|error| Ended::with(Exit::BadInput, &error))?;
+            import(store, &paths, cache_max, trust, told.json)
+        }
         Verb::List => list(&Layers::at(&directory), &store, told.json),
         Verb::Verify => verify(&store, told.json),
         Verb::Gc => gc(&store, told.json),
@@ -106,8 +116,15 @@ fn plural(count: usize, what: &str) -> String {
 }
 
 /// Every path is tried; the exit code is the first failure's.
-fn import(store: Store, paths: &[PathBuf], max: Option<u64>, json: bool) -> Result<Exit, Ended> {
+fn import(
+    store: Store,
+    paths: &[PathBuf],
+    max: Option<u64>,
+    trust: Trust,
+    json: bool,
+) -> Result<Exit, Ended> {
     let importer = Importer::new(store, max).map_err(|error| Ended::with(Exit::Other, &error))?;
+    let importer = importer.trusting(trust);
     let (mut failed, mut news) = (None, false);
     for path in paths {
         match import_one(&importer, path, json) {

@@ -289,6 +289,41 @@ fn a_flipped_byte_never_comes_to_fwupd() {
     assert_eq!(difference(&before, &lab.snapshot(1)), "");
 }
 
+/// On the box, at the import: no node has a part in it.
+#[test]
+fn a_cabinet_without_a_trusted_signature_is_not_imported() {
+    let lab = Lab::up(1);
+    let good = baseline(&lab, "good", &shipped("1.2.4"));
+    let import = |path: &Path, trust: &[&str]| {
+        run(lab.carena(&["cache", "import", path.to_str().unwrap(), "--json"]).args(trust))
+    };
+    // Debian's cabinets are signed by a certificate that LVFS's own vouches for.
+    let trusted = ["--trust", "/etc/pki/fwupd/LVFS-CA.pem"];
+    let done = import(&good, &trusted);
+    assert_eq!(done.exit, 0, "{}", done.all);
+    // Kept from now on. One without any signature, one whose jcat is of another payload, one with a byte changed.
+    let unsigned = baseline(&lab, "unsigned", &cabinet_that_requires(&lab, ""));
+    let swapped = format!(
+        "cd {0} && gcab -x {SHIPPED}/fakedevice123.cab >/dev/null && cp *.jcat other && \
+         gcab -x {SHIPPED}/fakedevice124.cab >/dev/null && for jcat in *.jcat; do cp other $jcat; done && \
+         gcab -c swapped.cab fakedevice124.metainfo.xml fakedevice124.bin *.jcat",
+        lab.dir().display()
+    );
+    assert!(std::process::Command::new("bash").args(["-c", &swapped]).status().unwrap().success());
+    let swapped = std::fs::read(lab.dir().join("swapped.cab")).unwrap();
+    let swapped = baseline(&lab, "swapped", &swapped);
+    for (directory, what) in [(&unsigned, "w.metainfo.xml"), (&swapped, "fakedevice124")] {
+        let refused = import(directory, &[]);
+        assert_eq!(refused.exit, 254, "{}", refused.all);
+        assert!(refused.all.contains("signature") && refused.all.contains(what), "{}", refused.all);
+        let alone = import(&directory.join("webcam.cab"), &[]);
+        assert_eq!(alone.exit, 254, "{}", alone.all);
+    }
+    let listed = run(&mut lab.carena(&["cache", "list"]));
+    assert!(listed.all.contains("good@1"), "{}", listed.all);
+    assert!(!listed.all.contains("unsigned@1") && !listed.all.contains("swapped@1"), "{}", listed.all);
+}
+
 /// It takes a program of the node's, so who needs nothing of it does not wait for it.
 #[test]
 fn a_baseline_without_cabinets_asks_fwupd_nothing() {
