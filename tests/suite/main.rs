@@ -35,3 +35,4 @@ mod serve;
 mod terminal;
 mod traces;
 mod versions;
+mod wall;
