@@ -12,6 +12,8 @@ pub const ENGINE_PROGRAM: &str = "carena-engine";
 pub const ENGINE_PID_FILE: &str = "pid";
 /// Exists in the engine's directory while an installer runs: a running flash is never interrupted.
 pub const ENGINE_BUSY_FILE: &str = "busy";
+/// Directory in the engine's directory for what an installer unpacks; it is gone when the installer has ended.
+pub const ENGINE_WORK_DIRECTORY: &str = "work";
 /// The rule that was opened for the engine, as JSON, written just before it is opened: the lease closes it.
 pub const ENGINE_RULE_FILE: &str = "rule";
 /// The root shells that worked on the engine's directory, see [`crate::wire::root_shell`].

@@ -13,7 +13,7 @@ use crate::firmware::installed::Known;
 use crate::firmware::outcome::Outcome;
 use crate::fleet::Reboot;
 use crate::wire::id::ComponentId;
-use crate::wire::message::{Failure, FailureKind, Install, Installed, Reply, Request};
+use crate::wire::message::{Failure, FailureKind, Install, Installed, Reply, Request, VendorLog};
 
 use super::cancel::CANCELLED;
 use super::cycle::Cycle;
@@ -114,6 +114,9 @@ async fn fits(
 ) -> Result<Result<(), Outcome>, CycleError> {
     if let Err(why) = component.rules.fit(cycle.inventory.as_deref().ok_or(CycleError::Protocol)?) {
         return Ok(Err(Outcome::NotApplicable(why)));
+    }
+    if let Some(why) = component.needs_another() {
+        return Ok(Err(Outcome::NotApplicable(why.into())));
     }
     for need in &component.needs {
         let source = (&need.version_of, need.version_format);
@@ -301,6 +304,7 @@ async fn installed(
         sha256: component.sha256,
         how: component.how(from),
         expected_s: component.expected_s,
+        logs: component.logs(),
     });
     match run(cycle, established, component, install, begun).await {
         Ok(installed) => Ok(Ok(installed)),
@@ -361,8 +365,20 @@ fn conclude(
         Err(outcome) => outcome,
     };
     summary.to = known.clone().ok().flatten();
-    summary.log = summary.outcome.is_failure().then_some(installed.log);
+    summary.log = summary.outcome.is_failure().then(|| whole_log(installed));
     summary
+}
+
+/// An installer's output, and the ends of the logs that it wrote beside.
+fn whole_log(installed: Installed) -> String {
+    let mut log = installed.log;
+    for VendorLog { path, text } in installed.logs {
+        if !log.is_empty() && !log.ends_with('\n') {
+            log.push('\n');
+        }
+        log.push_str(&format!("[{path} on the node, its end]\n{text}"));
+    }
+    log
 }
 
 /// Runs the installer and waits for its end, whatever happens to the connection meanwhile: from here on a cancel

@@ -155,7 +155,10 @@ pub fn judge(component: &Component, meaning: ExitMeaning, from: Option<&str>, kn
         (ExitMeaning::Done, Ok(None), _) => {
             Outcome::Unverified("the installer reports success, but no version can be read back".into())
         }
-        (ExitMeaning::Done | ExitMeaning::Current, Err(why), _) => {
+        (ExitMeaning::Current, Err(why), _) => Outcome::Unverified(format!(
+            "the installer says that {wanted} or a newer version is there already, which cannot be checked: {why}"
+        )),
+        (ExitMeaning::Done, Err(why), _) => {
             Outcome::Unverified(format!("the installer reports success, but its version is not known: {why}"))
         }
     }

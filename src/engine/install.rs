@@ -1,21 +1,23 @@
 //! Runs an installer, in a process group of its own, its output kept in bounds; and reads versions back.
 //!
-//! A running installer is never interrupted by a cancel, a lost box or the end of the lease. It is ended only when it
-//! shows no life, neither output nor CPU time, for a time no honest installer needs.
+//! A running installer is never interrupted by a cancel, a lost box or the end of the lease. It is ended only when it and
+//! all that it has started show no life, neither output nor CPU time, for a time no honest installer needs. What it
+//! unpacks goes into the engine's directory, and is gone when it has ended.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::lease::PATH;
 use super::log::Log;
 use super::session::{Done, Worker};
-use super::{fwupd, linux, nvme};
-use crate::paths::ENGINE_BUSY_FILE;
+use super::{family, fwupd, linux, nvme, vendor_log};
+use crate::paths::{ENGINE_BUSY_FILE, ENGINE_WORK_DIRECTORY};
 use crate::wire::message::{Failure, FailureKind, How, Install, Installed, ReadBack, Reply};
 
 /// Without any sign of life for this long, or ten times its expected duration, an installer is ended.
@@ -45,10 +47,16 @@ pub fn install(
     let mut noted = File::create(&busy).map_err(|error| node(format!("{}: {error}", busy.display())))?;
     let mut run = |command| run(command, job, worker, &mut noted);
     let result = match &job.how {
-        How::Command(words) => match program(words, &payload.to_string_lossy()) {
-            Some(command) => run(command),
-            None => Err(node("the install command is empty".into())),
-        },
+        How::Command(words) => in_work_directory(directory, |work| {
+            let program = program(words, &payload.to_string_lossy());
+            let mut program = program.ok_or_else(|| node("the install command is empty".into()))?;
+            program.current_dir(work);
+            // Self-extracting archives unpack to one of these.
+            for name in ["TMPDIR", "TMP", "TEMP"] {
+                program.env(name, work);
+            }
+            run(program)
+        }),
         How::Fwupd(allows) => fwupd::install(*allows, payload, directory, run),
         How::Nvme(what) => {
             // No program does this: it is the engine itself that must not be ended.
@@ -57,6 +65,24 @@ pub fn install(
         }
     };
     let _ = std::fs::remove_file(&busy);
+    result
+}
+
+/// A directory for what an installer unpacks, only as long as it runs.
+fn in_work_directory<T>(
+    directory: &Path,
+    work: impl FnOnce(&Path) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let path = directory.join(ENGINE_WORK_DIRECTORY);
+    // One that could not be taken away before.
+    let _ = std::fs::remove_dir_all(&path);
+    std::fs::DirBuilder::new()
+        .mode(0o700)
+        .create(&path)
+        .map_err(|error| node(format!("{}: {error}", path.display())))?;
+    let result = work(&path);
+    // What is left goes with the engine's directory.
+    let _ = std::fs::remove_dir_all(&path);
     result
 }
 
@@ -88,7 +114,8 @@ fn run(mut command: Command, job: &Install, worker: &Worker, noted: &mut File) -
     let (reader, writer) = std::io::pipe().map_err(no_pipe)?;
     let second = writer.try_clone().map_err(no_pipe)?;
     command.stdout(writer).stderr(second);
-    let began = Instant::now();
+    let (began, began_at) = (Instant::now(), SystemTime::now());
+    family::keep_orphans();
     #[expect(clippy::disallowed_methods, reason = "this is the installer")]
     let spawned = command.spawn();
     let name = command.get_program().to_string_lossy().into_owned();
@@ -109,7 +136,8 @@ fn run(mut command: Command, job: &Install, worker: &Worker, noted: &mut File) -
     }
     let log = log.lock().unwrap_or_else(PoisonError::into_inner).text();
     let seconds = began.elapsed().as_secs();
-    Ok(Installed { code: status.code(), signal: status.signal(), log, seconds, told: None })
+    let logs = if status.success() { Vec::new() } else { vendor_log::read(&job.logs, &log, began_at) };
+    Ok(Installed { code: status.code(), signal: status.signal(), log, seconds, told: None, logs })
 }
 
 fn note(noted: &mut File, pid: u32) {
@@ -137,7 +165,7 @@ fn watch(
         }
         if noticed.elapsed() >= Duration::from_secs(1) {
             noticed = Instant::now();
-            let used = cpu_time(child.id());
+            let used = family::cpu_time();
             if used != cpu {
                 (cpu, cpu_at) = (used, Instant::now());
             }
@@ -148,6 +176,7 @@ fn watch(
             worker.tell(Done::Installing { seconds: began.elapsed().as_secs(), line });
             if cpu_at.elapsed() > lifeless && said_at.elapsed() > lifeless {
                 end_group(child);
+                family::end();
             }
         }
         std::thread::park_timeout(LOOK_EVERY);
@@ -159,13 +188,6 @@ fn keep(mut reader: std::io::PipeReader, log: &Mutex<Log>) {
     while let Ok(n @ 1..) = reader.read(&mut chunk) {
         log.lock().unwrap_or_else(PoisonError::into_inner).take(chunk.get(..n).unwrap_or_default());
     }
-}
-
-/// CPU time of a process in clock ticks, its ended children included: fields 14 to 17 of `/proc/PID/stat`.
-fn cpu_time(pid: u32) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
-    fields.split(' ').skip(11).take(4).filter_map(|field| field.parse::<u64>().ok()).sum()
 }
 
 fn end_group(child: &Child) {

@@ -8,6 +8,7 @@
 
 mod attach;
 mod claim;
+mod family;
 mod fetch;
 mod fwupd;
 mod install;
@@ -23,6 +24,7 @@ mod push;
 mod session;
 mod tls;
 mod unpack;
+mod vendor_log;
 
 use std::io::{Read as _, Write as _};
 use std::path::Path;

@@ -469,6 +469,7 @@ impl Engine {
         for (_, result) in self.installed.iter_mut().take(old) {
             if let Ok(installed) = result {
                 installed.log.clear();
+                installed.logs.clear();
             }
         }
     }

@@ -99,7 +99,10 @@ impl Baseline {
                 Format::Nvme if !matches!(component.read_back, VersionSource::Disk(_)) => {
                     return Err(format!("component {id}: read_back names no disk model"));
                 }
-                Format::Plain | Format::LvfsCab | Format::Nvme => {}
+                _ if command.is_some_and(Vec::is_empty) => {
+                    return Err(format!("component {id}: its install command is empty"));
+                }
+                _ => {}
             }
             if component.version.trim().is_empty() {
                 return Err(format!("component {id}: the version is empty"));

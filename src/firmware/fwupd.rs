@@ -283,7 +283,10 @@ mod tests {
         let component = component();
         let ended = |code: i32, told: Option<String>| {
             let log = "Writing: 3%\nit does not fit\n".to_owned();
-            ended(&component, &Installed { code: Some(code), signal: None, log, seconds: 1, told })
+            ended(
+                &component,
+                &Installed { code: Some(code), signal: None, log, seconds: 1, told, logs: Vec::new() },
+            )
         };
         let history = |flags: &str, state: u32, version: &str| {
             let rest = format!(

@@ -11,8 +11,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::fwupd;
 use super::installed::VersionSource;
+use super::package_tool::PackageTool;
 use super::version::VersionFormat;
-use crate::wire::inventory::{Inventory, PciFunction};
+use crate::wire::inventory::{Dmi, Inventory, PciFunction};
 
 /// A PCI id, `vendor:device` or `vendor:device:subsystem-vendor:subsystem-device`, four hexadecimal digits each.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,6 +95,82 @@ pub struct Rules {
     pub guid: Vec<String>,
     /// GUIDs of devices that fwupd lists and updates.
     pub fwupd_guid: Vec<String>,
+    /// Who made the machine.
+    pub maker: Option<Maker>,
+    /// The package tool that the node's distribution has.
+    pub package_tool: Option<PackageTool>,
+    /// HPE machines by the family of their system ROM, as "U30".
+    pub rom_family: Vec<String>,
+    /// Dell machines.
+    pub dell_system: Vec<DellSystem>,
+}
+
+/// A maker of machines, under all of its names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Maker {
+    /// Dell.
+    Dell,
+    /// Hewlett Packard Enterprise, and what was HP.
+    Hpe,
+}
+
+impl Maker {
+    fn made(self, dmi: &Dmi) -> bool {
+        let vendor = dmi.vendor.as_deref().unwrap_or_default();
+        match self {
+            Self::Dell => vendor.starts_with("Dell"),
+            Self::Hpe => matches!(vendor, "HP" | "HPE") || vendor.starts_with("Hewlett"),
+        }
+    }
+}
+
+impl fmt::Display for Maker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Dell => "Dell",
+            Self::Hpe => "HPE",
+        })
+    }
+}
+
+/// A Dell machine: `ID`, its system id of four hexadecimal digits, or `ID MODEL`, as "0627 R730". Machines of some
+/// generations tell their id in DMI, all of them their model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DellSystem(String);
+
+impl DellSystem {
+    /// By its id, and the model's name where it is known.
+    pub fn new(id: &str, model: Option<&str>) -> Self {
+        Self(model.map_or_else(|| id.to_owned(), |model| format!("{id} {}", model.trim())))
+    }
+
+    /// Whether it is this machine, as its DMI tells: "SKU=0627;ModelName=PowerEdge R730", "PowerEdge R730".
+    fn is(&self, dmi: &Dmi) -> bool {
+        let (id, model) = self.0.split_once(' ').unwrap_or((&self.0, ""));
+        let sku = dmi.sku.as_deref().unwrap_or_default();
+        let told = sku.split(';').next().unwrap_or_default();
+        let is_id = told.strip_prefix("SKU=").unwrap_or(told).eq_ignore_ascii_case(id);
+        let product = dmi.product.as_deref().unwrap_or_default().split_whitespace();
+        let wanted: Vec<&str> = model.split_whitespace().collect();
+        let words: Vec<&str> = product.collect();
+        let is_model = !wanted.is_empty() && words.ends_with(&wanted);
+        Maker::Dell.made(dmi) && (is_id || is_model)
+    }
+}
+
+impl fmt::Display for DellSystem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Whether an HPE machine's system ROM is of a family: its DMI tells "U30", or "U30 v2.72 (09/29/2022)".
+fn is_of_family(family: &str, dmi: &Dmi) -> bool {
+    let is_hpe = matches!(dmi.bios_vendor.as_deref(), Some("HPE" | "HP"));
+    let told = dmi.bios_version.as_deref().and_then(|version| version.split_whitespace().next());
+    is_hpe && told.is_some_and(|told| told.eq_ignore_ascii_case(family))
 }
 
 impl Rules {
@@ -119,6 +196,18 @@ impl Rules {
         any("UEFI firmware", &self.guid, |guid| {
             node.esrt.iter().any(|entry| entry.guid.eq_ignore_ascii_case(guid))
         })?;
+        if let Some(maker) = self.maker.filter(|maker| !maker.made(&node.dmi)) {
+            let vendor = node.dmi.vendor.as_deref().unwrap_or("nobody that is known");
+            return Err(format!("for machines of {maker}, this one is of {vendor}"));
+        }
+        if let Some(wanted) = self.package_tool {
+            let found = PackageTool::of(&node.os)?;
+            if found != wanted {
+                return Err(format!("for package tool {wanted}, the node has {found}"));
+            }
+        }
+        any("HPE ROM family", &self.rom_family, |family| is_of_family(family, &node.dmi))?;
+        any("Dell system", &self.dell_system, |system| system.is(&node.dmi))?;
         fwupd::fit(&self.fwupd_guid, node)
     }
 }
@@ -208,7 +297,7 @@ impl Need {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::inventory::{Disk, Dmi, EsrtEntry};
+    use crate::wire::inventory::{Disk, EsrtEntry, Os};
 
     fn node() -> Inventory {
         let function = |device: &str| PciFunction {
@@ -227,6 +316,42 @@ mod tests {
                 ..EsrtEntry::default()
             }],
             ..Inventory::default()
+        }
+    }
+
+    #[test]
+    fn makers_machines_are_known_by_what_their_dmi_tells() {
+        let dmi = |vendor: &str, product: &str, sku: &str, bios: (&str, &str)| Inventory {
+            dmi: Dmi {
+                vendor: Some(vendor.into()),
+                product: Some(product.into()),
+                sku: Some(sku.into()),
+                bios_vendor: Some(bios.0.into()),
+                bios_version: Some(bios.1.into()),
+                ..Dmi::default()
+            },
+            os: Os { id: "rhel".into(), ..Os::default() },
+            ..Inventory::default()
+        };
+        let fits = |text: &str, node: &Inventory| toml::from_str::<Rules>(text).unwrap().fit(node);
+        let hpe = dmi("HPE", "ProLiant DL380 Gen10", "868703-B21", ("HPE", "U30"));
+        assert_eq!(fits("rom_family = [\"U32\", \"u30\"]\npackage_tool = \"rpm\"", &hpe), Ok(()));
+        let why = fits("rom_family = [\"U32\"]", &hpe).unwrap_err();
+        assert_eq!(why, "for HPE ROM family U32, the node has none of it");
+        assert_eq!(fits("maker = \"hpe\"", &hpe), Ok(()));
+        let why = fits("maker = \"dell\"", &hpe).unwrap_err();
+        assert_eq!(why, "for machines of Dell, this one is of HPE");
+        let why = fits("package_tool = \"dpkg\"", &hpe).unwrap_err();
+        assert_eq!(why, "for package tool dpkg, the node has rpm");
+        for (product, sku) in
+            [("x", "SKU=0627;ModelName=PowerEdge R730"), ("PowerEdge R730", "SKU=NotProvided;")]
+        {
+            let dell = dmi("Dell Inc.", product, sku, ("Dell Inc.", "2.1"));
+            assert_eq!(fits("dell_system = [\"0627 R730\"]", &dell), Ok(()), "{product}");
+        }
+        for (vendor, product) in [("Dell Inc.", "PowerEdge R730xd"), ("Other", "PowerEdge R730")] {
+            let other = dmi(vendor, product, "SKU=NotProvided;", ("x", "2.1"));
+            assert!(fits("dell_system = [\"0627 R730\"]", &other).is_err(), "{vendor} {product}");
         }
     }
 

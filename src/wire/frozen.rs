@@ -26,6 +26,7 @@ const REQUESTS: &[&str] = &[
     r#"{"id":14,"request":"fwupd"}"#,
     r#"{"id":15,"request":{"install":{"component":"cab","sha256":"ZEROS","how":{"fwupd":{"older":false,"reinstall":true}},"expected_s":60}}}"#,
     r#"{"id":16,"request":{"install":{"component":"disk","sha256":"ZEROS","how":{"nvme":{"model":"M","version":"2","rewrite":false}},"expected_s":60}}}"#,
+    r#"{"id":17,"request":{"install":{"component":"bios","sha256":"ZEROS","how":{"command":["{payload}","-s"]},"expected_s":60,"logs":["/var/cpq/Component.log"]}}}"#,
 ];
 
 /// Every reply and notice.
@@ -50,6 +51,7 @@ const ANSWERS: &[&str] = &[
     r#"{"notice":{"id":5,"notice":{"fetching":{"done":1,"total":9}}}}"#,
     r#"{"notice":{"id":6,"notice":{"installing":{"seconds":2,"line":"writing"}}}}"#,
     r#"{"notice":{"id":10,"notice":{"pushed":{"done":1}}}}"#,
+    r#"{"reply":{"id":16,"reply":{"installed":{"code":6,"signal":null,"log":"no\n","seconds":3,"logs":[{"path":"/var/cpq/Component.log","text":"why\n"}]}}}}"#,
 ];
 
 /// An inventory: all of it, and what an older or newer engine may leave out.

@@ -168,6 +168,9 @@ pub struct Install {
     /// Expected duration, seconds; the engine warns past it and ends only an installer that shows no progress
     /// (no output and no CPU time used) for ten times this, and at least ten minutes.
     pub expected_s: u32,
+    /// Where its maker's installer keeps a log of its own; what it wrote there is told when it fails.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub logs: Vec<String>,
 }
 
 /// What installs a payload.
@@ -291,7 +294,26 @@ pub struct Installed {
     /// What it tells beside, for `How::Fwupd`: the history of its updates, its own JSON; none when it could not be had.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub told: Option<String>,
+    /// The end of each log that the installer wrote to beside its output: those of [`Install::logs`] and those that its
+    /// output names. Empty when it ended with 0.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub logs: Vec<VendorLog>,
 }
+
+/// A log that an installer has written on the node. It stays there: it is the installation's own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VendorLog {
+    /// Its path.
+    pub path: String,
+    /// Its end, at most [`VENDOR_LOG_BYTES`].
+    pub text: String,
+}
+
+/// Logs told of, and bytes of each: with the output 152 KiB, which as JSON still fits a frame.
+pub const VENDOR_LOGS_MAX: usize = 3;
+
+/// Bytes of a vendor's log, from its end.
+pub const VENDOR_LOG_BYTES: usize = 8 * 1024;
 
 /// Bytes kept of the beginning of an installer's output.
 pub const LOG_HEAD_BYTES: usize = 32 * 1024;

@@ -246,6 +246,7 @@ impl Node {
                 log: "done".into(),
                 seconds: INSTALLER.as_secs(),
                 told: None,
+                logs: Vec::new(),
             };
             self.engine_mut().unwrap().installed.push((component, installed));
         }

@@ -59,7 +59,7 @@ pub fn install(what: &Nvme, image: &Path, worker: &Worker) -> Installed {
     // What failed stands last, where it is looked for.
     log.take(failed.unwrap_or_default().as_bytes());
     let seconds = began.elapsed().as_secs();
-    Installed { code: Some(code), signal: None, log: log.text(), seconds, told: None }
+    Installed { code: Some(code), signal: None, log: log.text(), seconds, told: None, logs: Vec::new() }
 }
 
 /// Controllers of this model that are disks of this machine, one of each subsystem: two ports of one disk share its firmware.
