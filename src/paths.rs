@@ -46,3 +46,5 @@ pub const CACHE_PARTIAL: &str = "partial";
 pub const CACHE_QUARANTINE: &str = "quarantine";
 /// Locked by who imports (shared), and by who removes (alone).
 pub const CACHE_LOCK: &str = "lock";
+/// The certificates in the state directory that signed packages must lead to, PEM.
+pub const CERTIFICATES_DIRECTORY: &str = "certificates";

@@ -9,6 +9,7 @@ use super::store::Store;
 use crate::digest::Mismatch;
 use crate::error::Hinted;
 use crate::firmware::baseline::MANIFEST;
+use crate::firmware::formats::FormatError;
 
 /// Why something was not imported.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +86,9 @@ pub enum ImportError {
     /// The baseline's manifest.
     #[error(transparent)]
     Manifest(#[from] CacheError),
+    /// A package that is not what its checksums and signatures say.
+    #[error(transparent)]
+    Package(#[from] FormatError),
     /// A version that cannot be a directory's name.
     #[error(
         "baseline {id}: version \"{version}\" cannot be kept: letters, digits and . _ + - only, 64 at most"
@@ -129,6 +133,7 @@ impl Hinted for ImportError {
                     .into()
             }
             Self::Manifest(error) => return error.hint(),
+            Self::Package(error) => return error.hint(),
             Self::Version { .. } => "correct the version in its manifest".into(),
             Self::Conflict { id, version } => {
                 format!("give the new one another version, or first: carena cache remove {id}@{version}")

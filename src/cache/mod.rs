@@ -6,8 +6,10 @@
 //! layout on disk, [`import`] brings in, [`check`] verifies and removes, [`serve`] gives out. This module must never make
 //! start-up wait: nothing is read before a baseline is asked for.
 
+pub mod certificates;
 pub mod check;
 mod coding;
+mod content;
 mod embedded;
 pub mod foreign;
 mod frames;

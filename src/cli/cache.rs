@@ -9,12 +9,14 @@ use clap::{Args, Subcommand};
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
+use crate::cache::certificates::Certificates;
 use crate::cache::check::{CheckError, Claim};
 use crate::cache::foreign::{Choice, ForeignError};
 use crate::cache::import::{Expected, ImportError, Importer, Payload};
 use crate::cache::{Cache as Layers, Place, Store};
 use crate::deploy::unfinished::{Unfinished, unfinished};
 use crate::error::explain;
+use crate::firmware::formats::Trust;
 use crate::firmware::outcome::Exit;
 
 use super::foreign::{self, Sources};
@@ -45,6 +47,9 @@ enum Verb {
         /// Refuse what would make the cache larger than this: bytes, or with KiB, MiB, GiB, TiB
         #[arg(long, value_name = "SIZE", value_parser = size)]
         cache_max: Option<u64>,
+        /// A certificate (PEM) that LVFS cabinets must be signed by, from now on: it is kept
+        #[arg(long, value_name = "CERT.pem")]
+        trust: Vec<PathBuf>,
         #[command(flatten)]
         made: foreign::Told,
     },
@@ -70,7 +75,12 @@ pub fn cache(told: Cache) -> Result<Exit, Ended> {
     let directory = state(told.state);
     let store = Store::at(&directory);
     match told.verb {
-        Verb::Import { paths, cache_max, made } => import(store, &paths, cache_max, made, told.json),
+        Verb::Import { paths, cache_max, trust, made } => {
+            let certificates = Certificates::at(&directory);
+            let trust = certificates.add(&trust).and_then(|()| certificates.trust());
+            let trust = trust.map_err(|error| Ended::with(Exit::BadInput, &error))?;
+            import(store, &paths, cache_max, trust, made, told.json)
+        }
         Verb::List => list(&Layers::at(&directory), &store, told.json),
         Verb::Verify => verify(&store, told.json),
         Verb::Gc => gc(&store, told.json),
@@ -114,10 +124,12 @@ fn import(
     store: Store,
     paths: &[PathBuf],
     max: Option<u64>,
+    trust: Trust,
     made: foreign::Told,
     json: bool,
 ) -> Result<Exit, Ended> {
     let importer = Importer::new(store, max).map_err(|error| Ended::with(Exit::Other, &error))?;
+    let importer = importer.trusting(trust);
     let (mut failed, mut news) = (None, false);
     let made = made.choice();
     for sources in foreign::grouped(paths) {

@@ -38,13 +38,12 @@ pub async fn read(
     interrupt: Interrupt,
 ) -> Result<Known, CycleError> {
     let is_old = freshness == Freshness::Now && source.is_device();
-    if source.needs_inventory()
-        && (cycle.inventory.is_none() || is_old && !source.is_fwupd())
-        && let Err(why) = take_inventory(cycle, established, interrupt).await?
-    {
-        return Ok(Err(why));
-    }
-    if source.is_fwupd() && is_old {
+    let asks_all = source.needs_inventory() && (cycle.inventory.is_none() || is_old && !source.is_fwupd());
+    if asks_all {
+        if let Err(why) = take_inventory(cycle, established, interrupt).await? {
+            return Ok(Err(why));
+        }
+    } else if source.is_fwupd() && is_old {
         ask_fwupd(cycle, established, interrupt).await?;
     }
     // A cycle that goes on after its box died has none, and most sources need none.

@@ -29,8 +29,8 @@ const READ_BYTES_MAX: u64 = 1024 * 1024;
 /// Where `fwupdtool` is on distributions that do not have it in the path.
 const ELSEWHERE: [&str; 2] = ["/usr/libexec/fwupd", "/usr/lib/fwupd"];
 
-/// Held by `fwupdtool` while it works, and left behind by it.
-const LOCK: &str = "/run/lock/fwupdtool";
+/// Held by `fwupdtool` while it works, and left behind by it; the second where there is no directory for locks.
+const LOCKS: [&str; 2] = ["/run/lock/fwupdtool", "/run/fwupdtool"];
 
 /// fwupd's word for "there is nothing": an answer like any other.
 const NOTHING_TO_DO: i32 = 2;
@@ -177,13 +177,16 @@ fn agents() -> Vec<i32> {
 
 /// What `fwupdtool` leaves behind; taken away when this is dropped, as far as it was not there before.
 struct Traces {
-    lock: bool,
+    /// Those that were not there.
+    locks: Vec<&'static str>,
+    /// Those that were there.
     agents: Vec<i32>,
 }
 
 impl Traces {
     fn note() -> Self {
-        Self { lock: Path::new(LOCK).exists(), agents: agents() }
+        let locks = LOCKS.into_iter().filter(|lock| !Path::new(lock).exists()).collect();
+        Self { locks, agents: agents() }
     }
 
     fn new_agents(&self) -> Vec<i32> {
@@ -193,8 +196,8 @@ impl Traces {
 
 impl Drop for Traces {
     fn drop(&mut self) {
-        if !self.lock {
-            let _ = std::fs::remove_file(LOCK);
+        for lock in &self.locks {
+            let _ = std::fs::remove_file(lock);
         }
         let began = Instant::now();
         for pid in self.new_agents() {

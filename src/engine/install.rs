@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::lease::PATH;
 use super::log::Log;
 use super::session::{Done, Worker};
-use super::{family, fwupd, linux, vendor_log};
+use super::{family, fwupd, linux, nvme, vendor_log};
 use crate::paths::{ENGINE_BUSY_FILE, ENGINE_WORK_DIRECTORY};
 use crate::wire::message::{Failure, FailureKind, How, Install, Installed, ReadBack, Reply};
 
@@ -58,6 +58,11 @@ pub fn install(
             run(program)
         }),
         How::Fwupd(allows) => fwupd::install(*allows, payload, directory, run),
+        How::Nvme(what) => {
+            // No program does this: it is the engine itself that must not be ended.
+            note(&mut noted, std::process::id());
+            Ok(nvme::install(what, payload, worker))
+        }
     };
     let _ = std::fs::remove_file(&busy);
     result
@@ -117,10 +122,7 @@ fn run(mut command: Command, job: &Install, worker: &Worker, noted: &mut File) -
     // Drops this side's ends of the pipe, so that it ends with the installer.
     drop(command);
     let mut child = spawned.map_err(|error| node(format!("starting {name}: {error}")))?;
-    if let Ok(since) = linux::start_time_of(child.id()) {
-        // A full disk: then the engine's own process is all that tells of the installation.
-        let _ = writeln!(noted, "{} {since}", child.id());
-    }
+    note(noted, child.id());
     let log = Arc::new(Mutex::new(Log::new()));
     let reading = std::thread::spawn({
         let log = log.clone();
@@ -136,6 +138,13 @@ fn run(mut command: Command, job: &Install, worker: &Worker, noted: &mut File) -
     let seconds = began.elapsed().as_secs();
     let logs = if status.success() { Vec::new() } else { vendor_log::read(&job.logs, &log, began_at) };
     Ok(Installed { code: status.code(), signal: status.signal(), log, seconds, told: None, logs })
+}
+
+fn note(noted: &mut File, pid: u32) {
+    if let Ok(since) = linux::start_time_of(pid) {
+        // A full disk: then the engine's own process is all that tells of the installation.
+        let _ = writeln!(noted, "{pid} {since}");
+    }
 }
 
 /// Waits for the installer's end, and tells of it meanwhile.

@@ -84,7 +84,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
         let lines: String = (0..2000).map(|line| format!("line {line}\n")).collect();
-        std::fs::write(path("long"), &lines).unwrap();
+        crate::durable::write(&directory.path().join("long"), lines.as_bytes(), 0o644).unwrap();
         std::fs::create_dir(path("directory")).unwrap();
         let known = ["none", "directory", "long"].map(path);
         let told = read(&known, "", SystemTime::now());

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::component::{Component, Format};
+use super::installed::VersionSource;
 use crate::error::Hinted;
 use crate::wire::id::{BaselineId, ComponentId};
 
@@ -91,6 +92,12 @@ impl Baseline {
                 }
                 Format::LvfsCab if component.rules.fwupd_guid.is_empty() => {
                     return Err(format!("component {id}: match names no fwupd_guid"));
+                }
+                Format::Nvme if command.is_some() => {
+                    return Err(format!("component {id}: the engine installs it, not a command"));
+                }
+                Format::Nvme if !matches!(component.read_back, VersionSource::Disk(_)) => {
+                    return Err(format!("component {id}: read_back names no disk model"));
                 }
                 _ if command.is_some_and(Vec::is_empty) => {
                     return Err(format!("component {id}: its install command is empty"));

@@ -13,7 +13,7 @@ use super::rules::{Need, Rules};
 use super::version::VersionFormat;
 use crate::digest::Sha256;
 use crate::wire::id::ComponentId;
-use crate::wire::message::{FwupdAllows, How, Installed};
+use crate::wire::message::{FwupdAllows, How, Installed, Nvme};
 
 /// A component, as its baseline's manifest describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +70,8 @@ pub enum Format {
     Plain,
     /// A cabinet of the Linux Vendor Firmware Service, which the node's fwupd installs.
     LvfsCab,
+    /// A firmware image of NVMe disks, as the disk takes it.
+    Nvme,
     /// HPE smart component, a self-extracting script that installs itself.
     HpeScexe,
     /// RPM package of HPE's that flashes by a program in it.
@@ -122,6 +124,20 @@ impl InstallCommand {
     }
 }
 
+/// The engine's own words for what became of NVMe disks.
+fn nvme_ended(installed: &Installed) -> Result<ExitMeaning, Outcome> {
+    match installed.code {
+        Some(Nvme::DONE) => Ok(ExitMeaning::Done),
+        Some(Nvme::AFTER_RESTART) => Ok(ExitMeaning::RebootNeeded),
+        Some(Nvme::CURRENT) => Ok(ExitMeaning::Current),
+        Some(Nvme::NONE) => Ok(ExitMeaning::NotApplicable),
+        _ => {
+            let why = installed.log.lines().next_back().unwrap_or("the engine does not say why");
+            Err(Outcome::Failed(why.to_owned()))
+        }
+    }
+}
+
 impl Component {
     /// What the engine is asked for; `installed` is the version there is.
     pub fn how(&self, installed: Option<&str>) -> How {
@@ -133,6 +149,15 @@ impl Component {
             By::Fwupd => How::Fwupd(FwupdAllows {
                 older: order == Some(Ordering::Greater),
                 reinstall: order == Some(Ordering::Equal),
+            }),
+            By::Engine => How::Nvme(Nvme {
+                // A manifest that reads back anything else was refused when it was read.
+                model: match &self.read_back {
+                    VersionSource::Disk(model) => model.clone(),
+                    _ => String::new(),
+                },
+                version: self.version.clone(),
+                rewrite: order == Some(Ordering::Equal),
             }),
             By::Installer(installer) => {
                 let force = if order.is_some_and(Ordering::is_ge) { installer.force } else { &[] };
@@ -147,7 +172,7 @@ impl Component {
     pub fn logs(&self) -> Vec<String> {
         match installer::of(self.format) {
             By::Installer(installer) => installer.logs.iter().map(|path| (*path).to_owned()).collect(),
-            By::Command | By::Fwupd | By::Nobody(_) => Vec::new(),
+            By::Command | By::Fwupd | By::Engine | By::Nobody(_) => Vec::new(),
         }
     }
 
@@ -173,8 +198,10 @@ impl Component {
     /// # Errors
     /// The outcome it has then: a failure, in words, or why fwupd refused it.
     pub fn meaning(&self, installed: &Installed) -> Result<ExitMeaning, Outcome> {
-        if self.format == Format::LvfsCab {
-            return fwupd::ended(self, installed);
+        match self.format {
+            Format::LvfsCab => return fwupd::ended(self, installed),
+            Format::Nvme => return nvme_ended(installed),
+            _ => {}
         }
         let said = installed.code.and_then(|code| self.said(code));
         let ended = match (installed.code, installed.signal) {
@@ -198,7 +225,7 @@ impl Component {
 
     /// Whether it may be active only after a restart of the node, which its installer says when it has run.
     pub fn may_need_restart(&self) -> bool {
-        if self.format == Format::LvfsCab {
+        if matches!(self.format, Format::LvfsCab | Format::Nvme) {
             return true;
         }
         let says = |meaning: &ExitMeaning| *meaning == ExitMeaning::RebootNeeded;

@@ -21,9 +21,6 @@ const DEVICES_MAX: usize = 512;
 const NOTHING_TO_DO: i32 = 2;
 const NOT_FOUND: i32 = 3;
 
-/// `FWUPD_UPDATE_STATE_FAILED` and `…_FAILED_TRANSIENT`.
-const STATES_FAILED: [u32; 2] = [3, 5];
-
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Listed {
@@ -48,7 +45,6 @@ struct Device {
     version_format: Option<String>,
     version_bootloader: Option<String>,
     update_error: Option<String>,
-    update_state: u32,
     releases: Vec<Release>,
 }
 
@@ -166,37 +162,33 @@ pub fn words(guids: &[String]) -> String {
 pub fn ended(component: &Component, installed: &Installed) -> Result<ExitMeaning, Outcome> {
     let history = installed.told.as_deref().map(listed);
     let last = installed.log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default().trim();
-    let entry = |devices: &[Device]| devices.iter().position(|device| is_about(component, device));
+    let has_entry = |history: &[Device], is: fn(&Device) -> bool| {
+        history.iter().any(|device| is_about(component, device) && is(device))
+    };
     match (installed.code, history) {
-        (Some(0), Some(Ok(history))) => {
-            let flag = |flag: &String| {
-                ["needs-reboot", "needs-shutdown", "needs-activation"].contains(&flag.as_str())
-            };
-            let is_later = entry(&history)
-                .and_then(|at| history.get(at))
-                .is_some_and(|device| device.flags.iter().any(flag));
-            Ok(if is_later { ExitMeaning::RebootNeeded } else { ExitMeaning::Done })
-        }
+        (Some(0), Some(Ok(history))) if has_entry(&history, waits) => Ok(ExitMeaning::RebootNeeded),
         // Whether it is active now is seen by the version.
         (Some(0), _) => Ok(ExitMeaning::Done),
         (Some(NOTHING_TO_DO), _) => Ok(ExitMeaning::Current),
         (Some(NOT_FOUND), _) => Err(Outcome::NotApplicable(format!("fwupd says: {last}"))),
-        (Some(_), Some(Ok(history))) => {
-            let tried = entry(&history).and_then(|at| history.get(at));
-            Err(match tried.filter(|device| STATES_FAILED.contains(&device.update_state)) {
-                Some(device) => {
-                    let why = device.update_error.as_deref().unwrap_or(last);
-                    Outcome::Failed(format!("fwupd failed: {why}"))
-                }
-                None => Outcome::Skipped(format!("fwupd refuses it, and has written nothing: {last}")),
-            })
+        // An entry is made before anything is written: one of this version, be it of an earlier try, and it is not said that
+        // nothing was.
+        (Some(_), Some(Ok(history))) if !has_entry(&history, |_| true) => {
+            Err(Outcome::Skipped(format!("fwupd refuses it, and has written nothing: {last}")))
         }
+        (Some(_), Some(Ok(_))) => Err(Outcome::Failed(format!("fwupd failed: {last}"))),
         (Some(code), _) => Err(Outcome::Failed(format!("fwupd ended with exit code {code}: {last}"))),
         (None, _) => {
             let signal = installed.signal.unwrap_or_default();
             Err(Outcome::Failed(format!("fwupd was ended by signal {signal}: {last}")))
         }
     }
+}
+
+/// It is active only after a restart.
+fn waits(device: &Device) -> bool {
+    let later = ["needs-reboot", "needs-shutdown", "needs-activation"];
+    device.flags.iter().any(|flag| later.contains(&flag.as_str()))
 }
 
 /// A line of the history is of this component's device and version.
@@ -314,7 +306,7 @@ mod tests {
         assert_eq!(ended(2, None), Ok(ExitMeaning::Current));
         assert_eq!(ended(3, nothing()), Err(Outcome::NotApplicable("fwupd says: it does not fit".into())));
         let failed = |why: &str| Err(Outcome::Failed(why.into()));
-        assert_eq!(ended(1, history("", 3, "1.2.4")), failed("fwupd failed: no power"));
+        assert_eq!(ended(1, history("", 3, "1.2.4")), failed("fwupd failed: it does not fit"));
         let refused = "fwupd refuses it, and has written nothing: it does not fit";
         assert_eq!(ended(1, nothing()), Err(Outcome::Skipped(refused.into())));
         assert_eq!(ended(1, None), failed("fwupd ended with exit code 1: it does not fit"));

@@ -181,6 +181,32 @@ pub enum How {
     Command(Vec<String>),
     /// The node's own fwupd, on all devices that it finds the payload to be for. The payload is an LVFS cabinet.
     Fwupd(FwupdAllows),
+    /// The engine itself, on NVMe disks.
+    Nvme(Nvme),
+}
+
+/// NVMe disks whose firmware the payload is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nvme {
+    /// Their model, as Identify Controller tells it.
+    pub model: String,
+    /// The firmware revision that the payload brings.
+    pub version: String,
+    /// Also where that is active already.
+    pub rewrite: bool,
+}
+
+impl Nvme {
+    /// The code of [`Installed`]: the revision is active.
+    pub const DONE: i32 = 0;
+    /// It is active after a restart.
+    pub const AFTER_RESTART: i32 = 1;
+    /// It was active already.
+    pub const CURRENT: i32 = 2;
+    /// There is no disk of this model.
+    pub const NONE: i32 = 3;
+    /// The last line of the log says why.
+    pub const FAILED: i32 = 4;
 }
 
 /// What fwupd does only when it is told to.

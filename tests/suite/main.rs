@@ -15,6 +15,7 @@ mod faults;
 mod firewall;
 mod fleet;
 mod formats;
+mod fwupd;
 mod ground;
 mod house;
 mod image;

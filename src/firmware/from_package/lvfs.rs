@@ -107,7 +107,9 @@ fn is_guid(text: &str) -> bool {
 mod tests {
     use super::*;
     use crate::digest::Sha256;
+    use crate::firmware::baseline::Baseline;
     use crate::firmware::formats::metadata::{Format as PackageFormat, Target};
+    use crate::firmware::manifest;
 
     const GUID: &str = "b585990a-003e-5270-89d5-3705a17f9a43";
 
@@ -157,6 +159,15 @@ mod tests {
         assert_eq!((&own.version_of, own.at_least.as_deref()), (&component.read_back, Some("1.0.0.0")));
         assert_eq!(others.version_of, VersionSource::Fwupd(vec![other.to_ascii_lowercase()]));
         assert_eq!(others.before.as_deref(), Some("7"));
+        // As a manifest it says the same.
+        let made = Baseline {
+            id: "b".parse().unwrap(),
+            version: "1".into(),
+            title: "t".into(),
+            components: vec![component.clone()],
+        };
+        let read = Baseline::parse(&manifest::write(&made), "b").unwrap();
+        assert_eq!(format!("{:?}", read.components), format!("{:?}", [component]));
     }
 
     #[test]

@@ -50,6 +50,8 @@ pub enum By {
     Command,
     /// The node's fwupd.
     Fwupd,
+    /// The engine itself.
+    Engine,
     /// The vendor's installer, or the node's package tool.
     Installer(&'static Installer),
     /// Nobody on a Linux node, and why, in words.
@@ -61,6 +63,7 @@ pub fn of(format: Format) -> By {
     match format {
         Format::Plain => By::Command,
         Format::LvfsCab => By::Fwupd,
+        Format::Nvme => By::Engine,
         Format::HpeScexe => By::Installer(&hpe::SCEXE),
         Format::HpeRpm => By::Installer(&hpe::RPM),
         Format::Rpm => By::Installer(&packages::RPM),
