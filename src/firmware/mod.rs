@@ -7,4 +7,5 @@ pub mod installed;
 pub mod manifest;
 pub mod outcome;
 pub mod rules;
+pub mod signature;
 pub mod version;
