@@ -41,7 +41,7 @@ pub enum ExportError {
         component: String,
         /// Why.
         #[source]
-        source: Broken,
+        source: Box<Broken>,
     },
     /// The file cannot be written.
     #[error("writing {}", path.display())]
@@ -127,7 +127,11 @@ impl Cache {
         let (mut members, mut names) = (Vec::new(), BTreeSet::new());
         for component in manifest.baseline.components.iter().filter(|one| names.insert(one.sha256)) {
             let sha256 = component.sha256;
-            let broken = |source| ExportError::Broken { sha256, component: component.id.to_string(), source };
+            let broken = |source: Broken| ExportError::Broken {
+                sha256,
+                component: component.id.to_string(),
+                source: Box::new(source),
+            };
             let unreadable = |source| broken(Broken::Unreadable { at: 0, source });
             let packed = match (embedded::object(sha256), &self.store) {
                 (Some(bytes), _) => Object::new(Packed::Embedded(bytes)),

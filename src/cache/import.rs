@@ -388,11 +388,11 @@ impl Importer {
         let mut changed = false;
         match &manifest.signature {
             // A wrong one never takes a right one's place.
-            Some(bytes) if is_new || is_signed => {
-                if std::fs::read(&signature).ok().as_ref() != Some(bytes) {
-                    durable::write(&signature, bytes, 0o600)?;
-                    changed = true;
-                }
+            Some(bytes)
+                if (is_new || is_signed) && std::fs::read(&signature).ok().as_ref() != Some(bytes) =>
+            {
+                durable::write(&signature, bytes, 0o600)?;
+                changed = true;
             }
             None if is_new => durable::remove(&signature)?,
             _ => {}

@@ -8,6 +8,7 @@
 
 pub mod check;
 mod coding;
+pub mod compose;
 pub mod container;
 mod embedded;
 mod error;

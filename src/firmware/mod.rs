@@ -1,6 +1,7 @@
 //! What is installed: components, baselines, versions, outcomes. Knows nothing of nodes' addresses or of transport.
 
 pub mod baseline;
+pub mod compare;
 pub mod component;
 pub mod formats;
 pub mod installed;

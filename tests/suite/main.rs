@@ -31,6 +31,7 @@ mod recovery;
 mod resume;
 mod secrets;
 mod serve;
+mod signed;
 mod terminal;
 mod traces;
 mod versions;
