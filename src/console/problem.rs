@@ -63,7 +63,7 @@ impl From<FleetError> for Problem {
 impl From<CacheError> for Problem {
     fn from(error: CacheError) -> Self {
         let status = match error {
-            CacheError::Unknown { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            CacheError::Unknown { .. } | CacheError::Untrusted { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::explained(status, &error)

@@ -159,6 +159,7 @@ fn what_is_wrong_is_told_as_the_command_line_tells_it() {
         ),
         // Directories of the box are not the caller's.
         (&format!(r#"{{"baseline": "..", {node}}}"#), 422, "there is no baseline \"..\""),
+        (&format!(r#"{{"baseline": "demo@2", {node}}}"#), 422, "there is no baseline \"demo@2\""),
     ];
     for (body, status, said) in cases {
         let detail = refused(body, status);
@@ -259,7 +260,12 @@ fn a_deployment_is_started_watched_to_its_end_and_leaves_its_nodes_as_found() {
     assert_eq!([kept(&lab, 1), kept(&lab, 2)], before);
     let inventory = serve.get(&format!("{deployment}/inventory")).json();
     assert_eq!(inventory.as_object().unwrap().len(), 2, "{inventory}");
-    assert_eq!(serve.get("/api/v1/baselines").json()["baselines"][0]["id"], "demo");
+    let demo = serve.get("/api/v1/baselines").json()["baselines"][0].clone();
+    assert_eq!(
+        (&demo["name"], &demo["signature"]["state"]),
+        (&"demo@1".into(), &"built-in".into()),
+        "{demo}"
+    );
 
     // Read on from anywhere: every event once, in order, by header or by query.
     for cut in [0, 1, ids.len() / 2, ids.len() - 1] {
