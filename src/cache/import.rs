@@ -7,7 +7,6 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::FlockArg;
@@ -23,7 +22,7 @@ use crate::digest::{Hasher, Mismatch, Sha256};
 use crate::durable;
 use crate::firmware::baseline::{Baseline, MANIFEST};
 use crate::firmware::component::{Component, Format};
-use crate::firmware::formats::{self, ReadSeek, Trust};
+use crate::firmware::formats::{self, Trust};
 use crate::paths::CACHE_PARTIAL;
 
 pub use super::import_error::ImportError;
@@ -93,32 +92,19 @@ impl Importer {
         Self { trust, ..self }
     }
 
-    /// Reads a cabinet that is in the store, or is to come there: what is malformed, is not what its checksums say, or is
-    /// not signed as it must be, is refused.
-    fn check_cabinet(&self, name: &str, reader: &mut dyn ReadSeek) -> Result<(), ImportError> {
-        Ok(formats::read_from(name, reader, &self.trust).map(drop)?)
-    }
-
-    /// A file by itself, where it is a cabinet. What a baseline names is read when it is in the store: a stick's content
-    /// need not be the same twice.
-    fn check_file(&self, path: &Path, file: &File) -> Result<(), ImportError> {
-        let unreadable = |source| ImportError::Source { path: path.to_owned(), source };
-        let mut start = [0; 4];
-        file.read_at(&mut start, 0).map_err(unreadable)?;
-        if !formats::is_cabinet(&start) {
-            return Ok(());
-        }
-        let mut again = File::open(path).map_err(unreadable)?;
-        self.check_cabinet(&path.display().to_string(), &mut again)
-    }
-
-    fn check_stored(&self, component: &Component) -> Result<(), ImportError> {
+    /// What is in the store of a component, where it is a cabinet: malformed, not what its checksums say, or not signed as it
+    /// must be, it is refused. Not the source: a stick's content need not be the same twice.
+    ///
+    /// # Errors
+    /// [`ImportError::Package`].
+    pub(super) fn check_stored(&self, component: &Component) -> Result<(), ImportError> {
         if component.format != Format::LvfsCab {
             return Ok(());
         }
         let unreadable = |source| unwritable(&self.store, source);
         let object = self.store.object(component.sha256).map_err(unreadable)?;
-        self.check_cabinet(&component.payload, &mut Content::new(object).map_err(unreadable)?)
+        let mut content = Content::new(object).map_err(unreadable)?;
+        Ok(formats::read_from(&component.payload, &mut content, &self.trust).map(drop)?)
     }
 
     /// A file.
@@ -135,9 +121,6 @@ impl Importer {
         let metadata = file.metadata().map_err(unreadable)?;
         if metadata.is_dir() {
             return Err(ImportError::Nothing { path: path.to_owned() });
-        }
-        if expected.sha256.is_none() && metadata.is_file() {
-            self.check_file(path, &file)?;
         }
         // A pipe has no size.
         let size = expected.size.or(metadata.is_file().then_some(metadata.len()));
@@ -319,8 +302,19 @@ impl Importer {
         Ok(ImportedBaseline { baseline, payloads, was_there })
     }
 
+    /// The store it imports into.
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// Of two that import the same version at once, the second finds the first's manifest.
-    fn manifest(&self, target: &Path, text: &str, id: &str, version: &str) -> Result<(), ImportError> {
+    pub(super) fn manifest(
+        &self,
+        target: &Path,
+        text: &str,
+        id: &str,
+        version: &str,
+    ) -> Result<(), ImportError> {
         let failed = |source| unwritable(&self.store, source);
         let folder = target.parent().unwrap_or(self.store.root());
         durable::create_directory(folder).map_err(failed)?;
@@ -381,7 +375,8 @@ impl Importer {
     }
 }
 
-fn can_be_a_name(version: &str) -> bool {
+/// Whether a version can be a directory's name.
+pub(super) fn can_be_a_name(version: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
     (1..=64).contains(&version.len()) && !version.starts_with('.') && version.chars().all(plain)
 }

@@ -11,6 +11,7 @@ pub mod check;
 mod coding;
 mod content;
 mod embedded;
+pub mod foreign;
 mod frames;
 pub mod import;
 mod import_error;

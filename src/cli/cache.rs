@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::cache::certificates::Certificates;
 use crate::cache::check::{CheckError, Claim};
+use crate::cache::foreign::{Choice, ForeignError};
 use crate::cache::import::{Expected, ImportError, Importer, Payload};
 use crate::cache::{Cache as Layers, Place, Store};
 use crate::deploy::unfinished::{Unfinished, unfinished};
@@ -18,6 +19,7 @@ use crate::error::explain;
 use crate::firmware::formats::Trust;
 use crate::firmware::outcome::Exit;
 
+use super::foreign::{self, Sources};
 use super::setup::{Ended, state};
 use super::terminal::{complain, say};
 
@@ -39,7 +41,7 @@ enum Verb {
     /// Bring baselines (directories) and payloads (files) in
     #[command(after_help = IMPORT_HELP)]
     Import {
-        /// A directory with a baseline.toml, a file, or - for standard input
+        /// A baseline's directory, makers' packages (files, directories, service packs), a payload, or - for standard input
         #[arg(required = true, value_name = "PATH")]
         paths: Vec<PathBuf>,
         /// Refuse what would make the cache larger than this: bytes, or with KiB, MiB, GiB, TiB
@@ -48,6 +50,8 @@ enum Verb {
         /// A certificate (PEM) that LVFS cabinets must be signed by, from now on: it is kept
         #[arg(long, value_name = "CERT.pem")]
         trust: Vec<PathBuf>,
+        #[command(flatten)]
+        made: foreign::Told,
     },
     /// Show what there is
     List,
@@ -71,11 +75,11 @@ pub fn cache(told: Cache) -> Result<Exit, Ended> {
     let directory = state(told.state);
     let store = Store::at(&directory);
     match told.verb {
-        Verb::Import { paths, cache_max, trust } => {
+        Verb::Import { paths, cache_max, trust, made } => {
             let certificates = Certificates::at(&directory);
             let trust = certificates.add(&trust).and_then(|()| certificates.trust());
             let trust = trust.map_err(|error| Ended::with(Exit::BadInput, &error))?;
-            import(store, &paths, cache_max, trust, told.json)
+            import(store, &paths, cache_max, (trust, made), told.json)
         }
         Verb::List => list(&Layers::at(&directory), &store, told.json),
         Verb::Verify => verify(&store, told.json),
@@ -111,7 +115,7 @@ fn bar(json: bool) -> ProgressBar {
     bar
 }
 
-fn plural(count: usize, what: &str) -> String {
+pub(super) fn plural(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
@@ -120,14 +124,16 @@ fn import(
     store: Store,
     paths: &[PathBuf],
     max: Option<u64>,
-    trust: Trust,
+    (trust, made): (Trust, foreign::Told),
     json: bool,
 ) -> Result<Exit, Ended> {
     let importer = Importer::new(store, max).map_err(|error| Ended::with(Exit::Other, &error))?;
     let importer = importer.trusting(trust);
     let (mut failed, mut news) = (None, false);
-    for path in paths {
-        match import_one(&importer, path, json) {
+    let made = made.choice();
+    for sources in foreign::grouped(paths) {
+        let path = sources.path();
+        match import_one(&importer, &sources, &made, json) {
             Ok(was_there) => news |= !was_there,
             Err(error) => {
                 if json {
@@ -135,7 +141,7 @@ fn import(
                 } else {
                     complain(&format!("carena: {}", explain(&error)));
                 }
-                failed.get_or_insert(exit(&error));
+                failed.get_or_insert(foreign::exit(&error));
             }
         }
     }
@@ -146,7 +152,7 @@ fn import(
     Ok(exit)
 }
 
-fn exit(error: &ImportError) -> Exit {
+pub(super) fn exit(error: &ImportError) -> Exit {
     match error {
         ImportError::Source { .. }
         | ImportError::Store { .. }
@@ -157,7 +163,12 @@ fn exit(error: &ImportError) -> Exit {
 }
 
 /// Whether all of it was there already.
-fn import_one(importer: &Importer, path: &Path, json: bool) -> Result<bool, ImportError> {
+fn import_one(
+    importer: &Importer,
+    sources: &Sources,
+    choice: &Choice,
+    json: bool,
+) -> Result<bool, ForeignError> {
     let bar = bar(json);
     let mut told = |source: &Path, done: u64, all: Option<u64>| {
         if bar.position() > done || bar.length() != all {
@@ -165,6 +176,14 @@ fn import_one(importer: &Importer, path: &Path, json: bool) -> Result<bool, Impo
             bar.set_length(all.unwrap_or(0));
         }
         bar.set_position(done);
+    };
+    let path = match sources {
+        Sources::Ours(path) => path.as_path(),
+        Sources::Makers(paths) => {
+            let imported = importer.foreign(paths, choice, &mut told)?;
+            bar.finish_and_clear();
+            return Ok(foreign::show(sources.path(), &imported, json));
+        }
     };
     let place = path.display();
     if path.is_dir() {
@@ -208,11 +227,11 @@ fn import_one(importer: &Importer, path: &Path, json: bool) -> Result<bool, Impo
     Ok(payload.was_there)
 }
 
-fn state_of(was_there: bool) -> &'static str {
+pub(super) fn state_of(was_there: bool) -> &'static str {
     if was_there { "there" } else { "imported" }
 }
 
-fn payload_json(payload: &Payload) -> Value {
+pub(super) fn payload_json(payload: &Payload) -> Value {
     json!({"sha256": payload.sha256, "size": payload.size, "stored_bytes": payload.stored,
            "resumed_bytes": payload.resumed, "was_there": payload.was_there})
 }

@@ -8,6 +8,7 @@ mod cache;
 mod control;
 mod deploy;
 mod firmware;
+mod foreign;
 mod progress;
 mod setup;
 mod sweep;

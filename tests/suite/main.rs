@@ -34,5 +34,6 @@ mod secrets;
 mod serve;
 mod terminal;
 mod traces;
+mod vendor;
 mod versions;
 mod wall;

@@ -7,7 +7,7 @@
 use super::kind::Kind;
 use super::{Made, NotAComponent, PackageFile, base, component_id};
 use crate::firmware::component::{Component, Format};
-use crate::firmware::formats::metadata::{Metadata, Rule};
+use crate::firmware::formats::metadata::{Format as PackageFormat, Metadata, Package, Rule};
 use crate::firmware::installed::VersionSource;
 use crate::firmware::package_tool::PackageTool;
 use crate::firmware::rules::{Maker, Rules};
@@ -63,6 +63,23 @@ pub fn rpm(metadata: &Metadata, file: &PackageFile) -> Result<Vec<Made>, NotACom
         .into_iter()
         .map(|(component, device)| offering(component, format!("{product}{device}")))
         .collect())
+}
+
+/// The file in an archive of HPE's that installs on Linux, and so is what travels to a node; none where the archive is for
+/// other systems.
+pub fn inner(package: &Package) -> Option<&str> {
+    let names = package.payloads.iter().map(|payload| payload.name.as_str());
+    let is_smart = package.format == PackageFormat::HpeSmart;
+    names.filter(|_| is_smart).find(|name| inner_format(name) != Format::HpeSmart)
+}
+
+/// What a file in such an archive is, by its name: what it is for the archive's description says.
+pub fn inner_format(name: &str) -> Format {
+    match name.to_ascii_lowercase().rsplit_once('.') {
+        Some((_, "scexe")) => Format::HpeScexe,
+        Some((stem, "rpm")) if stem.contains("firmware") => Format::HpeRpm,
+        _ => Format::HpeSmart,
+    }
 }
 
 fn offering(component: Component, offer: String) -> Made {

@@ -21,6 +21,7 @@ use super::version::VersionFormat;
 use crate::digest::Sha256;
 use crate::wire::id::{BaselineId, ComponentId};
 
+pub use hpe::inner;
 pub use link::LeftOut;
 pub use lvfs::components as lvfs;
 
@@ -56,7 +57,7 @@ pub fn components(package: &Package, file: &PackageFile) -> Result<Vec<Made>, No
     match package.format {
         PackageFormat::LvfsCab | PackageFormat::Spp | PackageFormat::Baseline => Err(collection()),
         PackageFormat::HpeScexe => hpe::component(metadata, file, Format::HpeScexe),
-        PackageFormat::HpeSmart => hpe::component(metadata, file, Format::HpeSmart),
+        PackageFormat::HpeSmart => hpe::component(metadata, file, hpe::inner_format(&file.name)),
         PackageFormat::HpeFwpkg => hpe::component(metadata, file, Format::HpeFwpkg),
         PackageFormat::Rpm if metadata.hints.contains_key("hpe-setup") => hpe::rpm(metadata, file),
         PackageFormat::Rpm => Ok(vec![packages::component(metadata, file, Format::Rpm)?]),
