@@ -168,7 +168,7 @@ impl Importer {
         let first = sources.first().cloned().unwrap_or_default();
         let mut survey = Survey::default();
         for source in sources {
-            survey.look(source, choice)?;
+            survey.look(source, choice, self.trust())?;
         }
         let (mut made, mut payloads, mut left_out) = (Vec::new(), Vec::new(), survey.left_out);
         for found in survey.found {
@@ -205,13 +205,12 @@ impl Importer {
         found: Found,
         told: &mut Told<'_>,
     ) -> Result<Result<(Vec<Made>, Payload), String>, ForeignError> {
-        let trust = Trust::default();
-        let read = match (found.package, &found.member) {
+        let package = match (found.package, &found.member) {
             (Some(package), _) => Ok(package),
-            (None, Some(member)) => formats::read_member(&found.path, member, &trust),
-            (None, None) => formats::read(&found.path, &trust),
+            (None, Some(member)) => formats::read_member(&found.path, member, self.trust()),
+            (None, None) => formats::read(&found.path, self.trust()),
         };
-        let package = match read {
+        let package = match package {
             Ok(package) => package,
             // Beside packages there are notes and lists.
             Err(error @ FormatError { fault: Fault::Unknown, .. }) => return Ok(Err(chain(&error))),
@@ -221,18 +220,17 @@ impl Importer {
         let plain =
             found.member.as_ref().map_or_else(|| found.path.clone(), |member| found.path.join(member));
         let inner = from_package::inner(&package).filter(|_| plain.is_file()).map(str::to_owned);
+        let name = inner.clone().unwrap_or_else(|| plain.to_string_lossy().into_owned());
+        let name = name.rsplit('/').next().unwrap_or_default().trim_start_matches('.').to_owned();
         let payload = match (&inner, &found.member) {
             (Some(inner), _) => self.member(&plain, inner, Expected::default(), told)?,
             (None, Some(member)) => self.member(&found.path, member, found.expected, told)?,
             (None, None) => self.file(&found.path, Expected::default(), told)?,
         };
-        let name = inner.unwrap_or_else(|| plain.to_string_lossy().into_owned());
-        let name = name.rsplit('/').next().unwrap_or_default().trim_start_matches('.').to_owned();
+        // What came, not what was looked at before: a stick's content need not be the same twice.
+        let package = if inner.is_some() { package } else { self.stored_package(&name, payload.sha256)? };
         let file = PackageFile { name, sha256: payload.sha256, size: payload.size };
         let made = from_package::components(&package, &file);
-        for made in made.iter().flatten() {
-            self.check_stored(&made.component)?;
-        }
         Ok(made.map(|made| (made, payload)).map_err(|why| why.to_string()))
     }
 
@@ -277,8 +275,8 @@ impl Importer {
 }
 
 impl Survey {
-    fn look(&mut self, source: &Path, choice: &Choice) -> Result<(), ForeignError> {
-        match formats::read(source, &Trust::default()) {
+    fn look(&mut self, source: &Path, choice: &Choice, trust: &Trust) -> Result<(), ForeignError> {
+        match formats::read(source, trust) {
             Ok(package) if package.format == Format::Spp => self.choose(source, &package, choice),
             Ok(package) => {
                 self.found.push(Found::file(source.to_owned(), Some(package)));

@@ -7,6 +7,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::FlockArg;
@@ -22,7 +23,7 @@ use crate::digest::{Hasher, Mismatch, Sha256};
 use crate::durable;
 use crate::firmware::baseline::{Baseline, MANIFEST};
 use crate::firmware::component::{Component, Format};
-use crate::firmware::formats::{self, Trust};
+use crate::firmware::formats::{self, Package, ReadSeek, Trust};
 use crate::paths::CACHE_PARTIAL;
 
 pub use super::import_error::ImportError;
@@ -92,19 +93,45 @@ impl Importer {
         Self { trust, ..self }
     }
 
-    /// What is in the store of a component, where it is a cabinet: malformed, not what its checksums say, or not signed as it
-    /// must be, it is refused. Not the source: a stick's content need not be the same twice.
-    ///
-    /// # Errors
-    /// [`ImportError::Package`].
-    pub(super) fn check_stored(&self, component: &Component) -> Result<(), ImportError> {
+    /// Reads a cabinet that is in the store, or is to come there: what is malformed, is not what its checksums say, or is
+    /// not signed as it must be, is refused.
+    fn check_cabinet(&self, name: &str, reader: &mut dyn ReadSeek) -> Result<(), ImportError> {
+        Ok(formats::read_from(name, reader, &self.trust).map(drop)?)
+    }
+
+    /// A file by itself, where it is a cabinet. What a baseline names is read when it is in the store: a stick's content
+    /// need not be the same twice.
+    fn check_file(&self, path: &Path, file: &File) -> Result<(), ImportError> {
+        let unreadable = |source| ImportError::Source { path: path.to_owned(), source };
+        let mut start = [0; 4];
+        file.read_at(&mut start, 0).map_err(unreadable)?;
+        if !formats::is_cabinet(&start) {
+            return Ok(());
+        }
+        let mut again = File::open(path).map_err(unreadable)?;
+        self.check_cabinet(&path.display().to_string(), &mut again)
+    }
+
+    /// What a package in the store says; signatures are checked where certificates are given.
+    pub(super) fn stored_package(&self, name: &str, sha256: Sha256) -> Result<Package, ImportError> {
+        let unreadable = |source| unwritable(&self.store, source);
+        let object = self.store.object(sha256).map_err(unreadable)?;
+        let mut content = Content::new(object).map_err(unreadable)?;
+        Ok(formats::read_from(name, &mut content, &self.trust)?)
+    }
+
+    /// What certificates packages must lead to.
+    pub(super) fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    fn check_stored(&self, component: &Component) -> Result<(), ImportError> {
         if component.format != Format::LvfsCab {
             return Ok(());
         }
         let unreadable = |source| unwritable(&self.store, source);
         let object = self.store.object(component.sha256).map_err(unreadable)?;
-        let mut content = Content::new(object).map_err(unreadable)?;
-        Ok(formats::read_from(&component.payload, &mut content, &self.trust).map(drop)?)
+        self.check_cabinet(&component.payload, &mut Content::new(object).map_err(unreadable)?)
     }
 
     /// A file.
@@ -121,6 +148,9 @@ impl Importer {
         let metadata = file.metadata().map_err(unreadable)?;
         if metadata.is_dir() {
             return Err(ImportError::Nothing { path: path.to_owned() });
+        }
+        if expected.sha256.is_none() && metadata.is_file() {
+            self.check_file(path, &file)?;
         }
         // A pipe has no size.
         let size = expected.size.or(metadata.is_file().then_some(metadata.len()));

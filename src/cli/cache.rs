@@ -79,7 +79,7 @@ pub fn cache(told: Cache) -> Result<Exit, Ended> {
             let certificates = Certificates::at(&directory);
             let trust = certificates.add(&trust).and_then(|()| certificates.trust());
             let trust = trust.map_err(|error| Ended::with(Exit::BadInput, &error))?;
-            import(store, &paths, cache_max, (trust, made), told.json)
+            import(store, &paths, cache_max, trust, made, told.json)
         }
         Verb::List => list(&Layers::at(&directory), &store, told.json),
         Verb::Verify => verify(&store, told.json),
@@ -124,7 +124,8 @@ fn import(
     store: Store,
     paths: &[PathBuf],
     max: Option<u64>,
-    (trust, made): (Trust, foreign::Told),
+    trust: Trust,
+    made: foreign::Told,
     json: bool,
 ) -> Result<Exit, Ended> {
     let importer = Importer::new(store, max).map_err(|error| Ended::with(Exit::Other, &error))?;

@@ -50,6 +50,11 @@ const RECOGNISED_BYTES: usize = 64;
 /// What a program for Windows begins with.
 const WINDOWS_PROGRAM: &[u8] = b"MZ";
 
+/// Whether something that begins with these bytes is an LVFS cabinet, or a damaged one.
+pub fn is_cabinet(start: &[u8]) -> bool {
+    start.starts_with(cab::SIGNATURE)
+}
+
 /// Reads a firmware file, or a directory that is a baseline or an SPP. Signatures, where the format has them, are
 /// checked when certificates are given.
 ///
