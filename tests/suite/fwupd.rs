@@ -319,6 +319,15 @@ fn a_cabinet_without_a_trusted_signature_is_not_imported() {
         let alone = import(&directory.join("webcam.cab"), &[]);
         assert_eq!(alone.exit, 254, "{}", alone.all);
     }
+    // As it was downloaded, with no manifest written by hand.
+    let own = ["--id", "webcam"];
+    let done = import(&Path::new(SHIPPED).join("fakedevice124.cab"), &own);
+    assert_eq!(done.exit, 0, "{}", done.all);
+    configure(&lab, 1, "");
+    start_daemon(&lab, 1);
+    let done = deploy(&lab, &lab.fleet(&[1], "webcam", ""));
+    assert_eq!((done.exit, done.outcomes(&lab, 1)), (0, vec!["updated"]), "{}", done.all);
+    assert_eq!(device_version(&lab, 1).as_deref(), Some("1.2.4"));
     let listed = run(&mut lab.carena(&["cache", "list"]));
     assert!(listed.all.contains("good@1"), "{}", listed.all);
     assert!(!listed.all.contains("unsigned@1") && !listed.all.contains("swapped@1"), "{}", listed.all);
