@@ -69,7 +69,7 @@ pub async fn add(
     Ok((status, Json(Shown::of(&anchor))).into_response())
 }
 
-/// `DELETE /api/v1/trust/{key}`: by its number.
+/// `DELETE /api/v1/trust/{id}`: by its number.
 ///
 /// # Errors
 /// A [`Problem`].
