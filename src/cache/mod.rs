@@ -51,6 +51,7 @@ pub use open::OpenBaseline;
 pub use pace::Pace;
 pub use serve::Payloads;
 pub use store::Store;
+pub use trust::Trust;
 
 /// Where a baseline is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +79,11 @@ impl Cache {
     /// What the binary carries, what is imported into a state directory, and directories.
     pub fn at(state: &Path) -> Self {
         Self { store: Some(Store::at(state)) }
+    }
+
+    /// The keys whose signatures count; none where nothing can be imported.
+    pub fn trust(&self) -> Option<Trust> {
+        self.store.as_ref().map(Store::trust)
     }
 
     /// Every version of every baseline, embedded ones first, then by id, newest first; manifests that cannot be read are

@@ -96,15 +96,11 @@ impl Trust {
         Ok(anchors)
     }
 
-    /// Trusts a key from now on, given as a `minisign.pub` or as the key itself. Whether it is a new one.
+    /// Trusts a key from now on. Whether it is a new one.
     ///
     /// # Errors
     /// [`TrustError`].
-    pub fn add(&self, given: &str) -> Result<(Anchor, bool), TrustError> {
-        let anchor = match Anchor::parse(given) {
-            Ok(anchor) => anchor,
-            Err(_) => read(Path::new(given))?,
-        };
+    pub fn add(&self, anchor: Anchor) -> Result<(Anchor, bool), TrustError> {
         let number = anchor.number();
         if let Some(there) = self.anchors()?.into_iter().find(|there| there.number() == number) {
             let same = there.key() == anchor.key();
@@ -141,7 +137,11 @@ impl Trust {
     }
 }
 
-fn read(path: &Path) -> Result<Anchor, TrustError> {
+/// The key in a file.
+///
+/// # Errors
+/// [`TrustError`].
+pub fn read(path: &Path) -> Result<Anchor, TrustError> {
     let failed = |source| TrustError::File { path: path.to_owned(), source };
     let name = path.display().to_string();
     if std::fs::metadata(path).map_err(failed)?.len() > KEY_FILE_BYTES_MAX {

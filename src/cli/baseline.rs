@@ -10,12 +10,12 @@ use serde_json::json;
 
 use crate::cache::compose::{ComposeError, Name};
 use crate::cache::export::ExportError;
-use crate::cache::trust::{Trust, TrustError};
+use crate::cache::trust::{Trust, TrustError, read as read_key};
 use crate::cache::{Cache, CacheError, Manifest, Place};
 use crate::error::{Hinted, chain};
 use crate::firmware::compare::{Change, Difference, compare};
 use crate::firmware::outcome::Exit;
-use crate::firmware::signature::Unsigned;
+use crate::firmware::signature::{Anchor, Unsigned};
 use crate::wire::id::BaselineId;
 
 use super::cache::{bar, plural};
@@ -241,7 +241,8 @@ fn trust(trust: &Trust, verb: TrustVerb, json: bool) -> Result<Exit, Ended> {
     let failed = |error: TrustError| bad_input(&error);
     let (anchors, word, exit) = match verb {
         TrustVerb::Add { key } => {
-            let (anchor, is_new) = trust.add(&key).map_err(failed)?;
+            let anchor = Anchor::parse(&key).or_else(|_| read_key(Path::new(&key))).map_err(failed)?;
+            let (anchor, is_new) = trust.add(anchor).map_err(failed)?;
             let (word, exit) = if is_new { ("added", Exit::Done) } else { ("there", Exit::NothingNeeded) };
             (vec![anchor], word, exit)
         }

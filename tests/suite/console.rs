@@ -36,6 +36,26 @@ fn filled(path: &str) -> String {
 }
 
 #[test]
+fn a_box_without_a_command_line_is_told_whose_baselines_it_trusts() {
+    let lab = Lab::up(1);
+    let serve = Serve::start(&lab);
+    let key = "RWTX7wk9WnujUTl4hBXqfIBkFM1Hg3APt967aNjufhmzz8MxV0orQI5i";
+    let file = lab.dir().join("state/trust/51A37B5A3D09EFD7.pub");
+    let add = |key: &str| serve.post("/api/v1/trust", &serde_json::json!({ "key": key }).to_string());
+    for rubbish in ["", "RW", "/etc/passwd", file.to_str().unwrap()] {
+        let refused = add(rubbish);
+        assert_eq!(refused.status, 422, "{rubbish}: {}", refused.body);
+    }
+    assert_eq!((add(key).status, add(key).status), (201, 200));
+    assert!(std::fs::read_to_string(&file).unwrap().ends_with(&format!("{key}\n")));
+    let keys = serve.get("/api/v1/trust").json()["keys"].clone();
+    assert_eq!((keys.as_array().unwrap().len(), &keys[0]["public"]), (1, &key.into()), "{keys}");
+    let remove = || serve.ask("DELETE", "/api/v1/trust/51a37b5a3d09efd7", &serve.bearer()).status;
+    assert_eq!((remove(), remove()), (204, 404));
+    assert!(!file.exists());
+}
+
+#[test]
 fn nothing_but_healthz_answers_without_the_token() {
     let lab = Lab::up(1);
     let serve = Serve::start(&lab);

@@ -253,10 +253,10 @@ fn a_flipped_byte_anywhere_in_the_file_is_refused_even_with_the_operators_word()
 #[test]
 fn a_stick_pulled_a_kill_and_a_full_disk_leave_nothing_and_the_next_import_goes_on() {
     let ground = Ground::new();
-    let (file, public) = exported(&ground, &[("image", 40 * MIB)]);
+    let (file, public) = exported(&ground, &[("image", 60 * MIB)]);
     let bytes = std::fs::read(&file).unwrap();
     assert!(bytes.len() > 20 * MIB, "{}", bytes.len());
-    let sha256 = Sha256::of(&content("image", 40 * MIB));
+    let sha256 = Sha256::of(&content("image", 60 * MIB));
     // Killed in the middle.
     let other = Ground::new();
     trust(&other, &public);

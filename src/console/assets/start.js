@@ -17,7 +17,7 @@ export async function show(main, line) {
     say(view.about, chosen ? text("new.about", { title: chosen.title, components }) : "");
     const why = chosen?.signature.why;
     view.unsigned.hidden = !why;
-    say(view.unsigned, why ? text("new." + chosen.signature.state, { why }) : "");
+    say(view.unsigned, why ? text("signature." + chosen.signature.state, { why }) : "");
   };
   select.onchange = about;
   about();

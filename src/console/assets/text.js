@@ -65,5 +65,5 @@ export function bytes(count) {
 
 /** What a deployment is called: its baseline, and that nobody who is trusted has signed it. */
 export function title({ baseline, signature }) {
-  return text(signature?.state === "unsigned" ? "one.titleUnsigned" : "one.title", { baseline });
+  return signature?.state === "unsigned" ? text("one.titleUnsigned", { baseline }) : text("one.title", { baseline });
 }
