@@ -57,7 +57,7 @@ const NODES: &[Node] = &[
     done("a read-only root", "over /var/lib size=64m; mount -o remount,ro /", &[", /var/tmp\""]),
     done(
         "a wrong clock",
-        "printf '#!/bin/sh\\necho $(( $(/usr/bin/date +%%s) - 180000 ))\\n' > /usr/local/sbin/date; chmod 755 /usr/local/sbin/date",
+        "booted=$(sed -n 's/^btime //p' /proc/stat); sed \"s/^btime.*/btime $((booted - 180000))/\" /proc/stat > /run/stat; mount --bind /run/stat /proc/stat",
         &["the node's clock is 50 h behind the box's: set one of them right"],
     ),
     refused(

@@ -14,8 +14,9 @@ use crate::wire::claim::Claim;
 const SKEW_MAX_S: u64 = 24 * 3600;
 
 /// The script that tells what [`Ground::read`] understands. `$1` is the connection as the node sees it. One grep looks
-/// at whose rights these are, at the mounts of the places, and at the sockets for an engine's claim. A shell that pretends
-/// to be of another machine (`setarch`) is asked with a program that is told the same.
+/// at whose rights these are, at the mounts of the places, at the clock (proc(5): when the node booted, and how long ago),
+/// and at the sockets for an engine's claim. A shell that pretends to be of another machine (`setarch`) is asked with a
+/// program that is told the same.
 pub const LOOK: &str = r#"tools=
 for tool in zstd gzip; do command -v $tool >/dev/null && tools="$tools $tool"; done
 { read -r kernel < /proc/sys/kernel/osrelease && read -r how < /proc/self/personality && [ $how = 00000000 ] &&
@@ -28,11 +29,10 @@ for place in /var/tmp /tmp /run /dev/shm; do
 done
 echo "connection $connection
 system $system
-clock $(date +%s)
 tools$tools
 readonly$readonly
 places $*"
-grep -shE "^Uid:|@carena-engine/|^[^ ]+ /((var/)?tmp|var|run|dev(/shm)?)? " /proc/self/status /proc/self/mounts /proc/net/unix
+grep -shE "^Uid:|^btime |^[0-9.]+ [0-9.]+$|@carena-engine/|^[^ ]+ /((var/)?tmp|var|run|dev(/shm)?)? " /proc/self/status /proc/stat /proc/uptime /proc/self/mounts /proc/net/unix
 [ $# -eq 0 ] || stat -fc "free %a %S %c %d" "$@" 2>/dev/null || { echo blocks; df -Pk "$@"; echo inodes; df -Pi "$@" 2>/dev/null; }
 :"#;
 
@@ -151,7 +151,7 @@ impl Ground {
             unfit,
             unpacker,
             claim: said.lines().find_map(|line| Claim::parse(line.split(' ').next_back()?)),
-            clock_ahead_s: value("clock")?.trim().parse::<i64>().ok()? - now_s,
+            clock_ahead_s: clock_s(said)? - now_s,
         })
     }
 
@@ -191,6 +191,17 @@ impl Ground {
 pub fn is_root(said: &str) -> bool {
     let ids = said.lines().find_map(|line| line.strip_prefix("Uid:"));
     ids.and_then(|ids| ids.split_whitespace().nth(1)) == Some("0")
+}
+
+/// The node's clock, seconds after 1970: `btime` of `/proc/stat` and the first number of `/proc/uptime`.
+fn clock_s(said: &str) -> Option<i64> {
+    let booted: i64 = said.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let uptime = said.lines().find_map(|line| {
+        let (since, idle) = line.split_once(' ')?;
+        (is_number(since) && is_number(idle)).then_some(since)
+    })?;
+    Some(booted + uptime.split('.').next()?.parse::<i64>().ok()?)
 }
 
 /// A line of `/proc/self/mounts`: where, and whether programs may run there.
@@ -256,8 +267,9 @@ fn runs_programs(path: &str, mounts: &[(&str, bool)]) -> bool {
 mod tests {
     use super::*;
 
-    const SAID: &str = "connection fe80::1%eth0 4000 fe80::2%eth0 22\nsystem 6.1.0 x86_64\nclock 1000\n\
+    const SAID: &str = "connection fe80::1%eth0 4000 fe80::2%eth0 22\nsystem 6.1.0 x86_64\n\
         tools gzip\nreadonly /run\nplaces /var/tmp /tmp\nUid:\t0\t0\t0\t0\n\
+        btime 900\n100.99 300.00\n\
         /dev/my\\040disk / ext4 rw,relatime 0 0\ntmpfs /tmp tmpfs rw,nosuid,noexec 0 0\n\
         0000: 00000002 00000000 00010000 0001 01 11 @carena-engine/1/0190-test/900/fd00::9\n";
     const STAT: &str = "free 90 1024 70 10\nfree 50 1024 9 8\n";

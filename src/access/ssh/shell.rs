@@ -12,9 +12,12 @@ use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::wire::root_shell;
+
 /// The loop. A script is its number of lines, then the lines: nothing of it runs before all of it is there. Both
-/// streams are one, as on a terminal. `TMOUT` would end a read in some shells.
-pub const LOOP: &str = r#"unset TMOUT
+/// streams are one, as on a terminal. `TMOUT` would end a read in some shells. Scripts run in the loop's own shell, as a
+/// process for each would cost the node half a millisecond; one that exits ends the loop, and the trap tells how.
+const LOOP: &str = r#"unset TMOUT
 exec 2>&1
 while IFS= read -r line; do
 case $line in carena-script\ *) ;; *) exit 0 ;; esac
@@ -27,19 +30,36 @@ lines=$((lines-1))
 done
 [ $lines -eq 0 ] || exit 0
 echo carena-begun
-( eval "$script" )
+set -- "$carena_connection"
+trap 'printf "\ncarena-ended $?\n"' EXIT
+eval "$script"
 code=$?
+trap - EXIT
 printf "\ncarena-ended $code\n"
 [ $code -eq 0 ] || exit 0
 done"#;
+
+/// The loop, as a shell begins it. Where `directory` is the engine's, the shell notes itself there first, see
+/// [`root_shell`]: only in one that root made, for others must not get root to write.
+pub fn script(directory: Option<&str>) -> String {
+    let note = directory.map_or(String::new(), |directory| {
+        let note = root_shell::note_script(directory);
+        let is_ours = format!("[ -d {directory} ] && [ ! -h {directory} ] && [ -O {directory} ]");
+        format!("{{ {is_ours} && {note}; }} 2>/dev/null\n")
+    });
+    format!("carena_connection=$1\n{note}{LOOP}")
+}
 
 const BEGUN: &str = "carena-begun\n";
 
 /// At the start of a line, before the exit code.
 const ENDED: &str = "carena-ended ";
 
-/// Most bytes kept of a script's output.
+/// Most bytes kept of a script's output; of more, the middle is left out.
 const OUTPUT_BYTES_MAX: usize = 1024 * 1024;
+
+/// Bytes kept of the end in any case: how the script ended is told there.
+const OUTPUT_END_BYTES: usize = 256;
 
 /// Bytes of a packet, the most that OpenSSH takes. For each packet that arrives sshd copies what its program has not read
 /// yet: an engine in few large packets costs the node 18 ms of CPU less than in many small ones.
@@ -212,8 +232,11 @@ fn framed(body: &str) -> String {
 }
 
 fn keep(kept: &mut Vec<u8>, data: &[u8]) {
-    let room = OUTPUT_BYTES_MAX.saturating_sub(kept.len());
-    kept.extend(data.iter().take(room));
+    kept.extend_from_slice(data);
+    let end = kept.len().saturating_sub(OUTPUT_END_BYTES);
+    if end > OUTPUT_BYTES_MAX {
+        kept.drain(OUTPUT_BYTES_MAX..end);
+    }
 }
 
 #[cfg(test)]
@@ -225,7 +248,7 @@ mod tests {
     /// Feeds the loop in a real shell; returns what it says.
     fn through(shell: &str, input: &[u8]) -> Vec<u8> {
         let mut command = Command::new(shell);
-        command.args(["-c", LOOP, "sh", "::1 1 ::2 22"]);
+        command.args(["-c", &script(None), "sh", "::1 1 ::2 22"]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         #[expect(clippy::disallowed_methods, reason = "the shells are what is tested")]
         let mut child = command.spawn().unwrap();
