@@ -205,7 +205,11 @@ fn bind(port: u16) -> io::Result<TcpListener> {
         socket.listen(1024)
     };
     match tokio::net::TcpSocket::new_v6() {
-        Ok(socket) => listen(socket, (Ipv6Addr::UNSPECIFIED, port).into()),
+        Ok(socket) => {
+            // Whatever `net.ipv6.bindv6only` is here, ipv6(7).
+            nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Ipv6V6Only, &false)?;
+            listen(socket, (Ipv6Addr::UNSPECIFIED, port).into())
+        }
         Err(_) => listen(tokio::net::TcpSocket::new_v4()?, (Ipv4Addr::UNSPECIFIED, port).into()),
     }
 }

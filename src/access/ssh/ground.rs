@@ -237,7 +237,9 @@ fn rooms(said: &str) -> Vec<Room> {
         free_bytes: free.saturating_mul(1024),
         files: inodes.get(index).copied(),
     });
-    by_stat.chain(by_df).collect()
+    let by_df: Vec<Room> = by_df.collect();
+    // `df` was asked because `stat` failed, perhaps after some of the places: its word is about all of them.
+    if by_df.is_empty() { by_stat.collect() } else { by_df }
 }
 
 /// Total and free of each line of `df`'s table after the line `name`; its columns are POSIX's.
@@ -321,6 +323,13 @@ mod tests {
         for rooms in [STAT.replace("70 10", "0 0"), DF.replace("70 60 10 86%", "0 0 0 -")] {
             assert!(ground(&rooms, 1000).unwrap().place(1, 1_000_000).is_ok());
         }
+    }
+
+    #[test]
+    fn a_stat_that_fails_half_way_is_not_mixed_with_what_df_says() {
+        let some = "free 1 1 1 1\n";
+        let mixed = ground(&format!("{some}{DF}"), 1000).unwrap();
+        assert_eq!(mixed.places, ground(DF, 1000).unwrap().places);
     }
 
     #[test]
