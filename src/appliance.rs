@@ -1,15 +1,18 @@
-//! The composition root of `serve`: network, store, recovery, HTTPS, console, in this order.
+//! The composition root of `serve`: firewall, network, store, recovery, HTTPS, console, in this order.
 //!
 //! On the appliance init starts it and hands a socket over, on which it is told where the console is; the network is
 //! then ours too. On any other host it is the same service over the host's network. Recovery of dead runs begins at
 //! once and holds nothing up: a node that does not answer must not keep the others waiting. It must never write the token
 //! anywhere but to the console it was started from, or where that is a log, to a file of its user's.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use async_trait::async_trait;
 
 use crate::cache::Cache;
 use crate::cli::{Control, Ended, Serve, Signals, Wish, complain, state};
@@ -20,9 +23,15 @@ use crate::deploy::vault::{KEY_FILE, Vault};
 use crate::error::explain;
 use crate::firmware::outcome::Exit;
 use crate::https::identity::Identity;
-use crate::https::{Listener, Registry};
+use crate::https::{Gate, Listener, Registry};
 use crate::init::report::{Ready, Report, STOPPING_NAMES_MAX, Stopping};
-use crate::net;
+use crate::net::{
+    self,
+    firewall::{
+        Firewall,
+        rules::{Guest, Policy},
+    },
+};
 use crate::paths::TOKEN_FILE;
 
 /// How often is looked whether the nodes that are waited for have become fewer.
@@ -38,7 +47,15 @@ pub async fn serve(told: Serve) -> Result<Exit, Ended> {
     let mut signals = Signals::listen().map_err(|error| other(error.to_string()))?;
     let init = told.init_fd.filter(|_| told.appliance).map(init_socket).transpose();
     let init = init.map_err(|error| other(format!("the socket to init: {error}")))?;
-    let left = if init.is_some() { bring_network_up().await } else { net::Settings::default() };
+    let mut registry = Registry::new();
+    let mut left = net::Settings::default();
+    if init.is_some() {
+        let (missing, firewall) = bring_network_up(told.port).await;
+        left = missing;
+        if let Some(firewall) = firewall {
+            registry = registry.behind(Arc::new(PacketFilter(firewall)));
+        }
+    }
     let directory = state(told.state);
     let store = Store::open(&directory).map_err(|error| Ended::with(Exit::Other, &error))?;
     let identity = Identity::open(&directory).map_err(|error| Ended::with(Exit::Other, &error))?;
@@ -46,7 +63,6 @@ pub async fn serve(told: Serve) -> Result<Exit, Ended> {
     let listener = Listener::bind(told.port, 1)
         .map_err(|error| other(format!("port {} cannot be bound: {error}", told.port)))?;
     let port = listener.port();
-    let registry = Registry::new();
     let vault = Vault::in_directory(&directory)
         .map_err(|error| other(format!("the key in {}: {error}", directory.join(KEY_FILE).display())))?;
     let deployments = Deployments::new(store, Cache::at(&directory), registry.clone(), port).sealed_by(vault);
@@ -98,16 +114,33 @@ fn init_socket(fd: i32) -> std::io::Result<UnixStream> {
     Ok(socket)
 }
 
+/// The box's packet filter, as what stands before its HTTPS port.
+struct PacketFilter(Firewall);
+
+#[async_trait]
+impl Gate for PacketFilter {
+    async fn admit(&self, node: SocketAddr, deployment: &str) -> Box<dyn Send + Sync> {
+        Box::new(self.0.admit(Guest::at(node, deployment)).await)
+    }
+}
+
 /// A network that is wrong is told and lived with: the console may still be reachable over what there is. Returns what
-/// could not be set because its link is not there yet.
-async fn bring_network_up() -> net::Settings {
+/// could not be set because its link is not there yet, and the firewall, which is up before the first link is.
+async fn bring_network_up(port: u16) -> (net::Settings, Option<Firewall>) {
     let settings = net::Settings::from_kernel().unwrap_or_else(|error| {
         tracing::error!("{}", explain(&error));
         net::Settings::default()
     });
-    let Err(error) = net::bring_up(&settings).await else { return net::Settings::default() };
+    let policy = Policy { port, console_from: settings.console_from.clone() };
+    let firewall = Firewall::raise(policy).await;
+    let firewall = firewall.inspect_err(|error| {
+        tracing::error!("the box has no firewall: {error}: keep it on a network you trust");
+    });
+    let Err(error) = net::bring_up(&settings).await else { return (net::Settings::default(), firewall.ok()) };
     tracing::error!("{}", explain(&error));
-    if matches!(error, net::NetError::NoLink { .. }) { settings } else { net::Settings::default() }
+    let left =
+        if matches!(error, net::NetError::NoLink { .. }) { settings } else { net::Settings::default() };
+    (left, firewall.ok())
 }
 
 /// Tells init, now and whenever that changes, which nodes are not yet as they were found. Does not end by itself.

@@ -68,7 +68,7 @@ impl Cycle<'_> {
         let deployment = self.run.deployment.clone();
         let directory = format!("{place}/carena-{deployment}");
         let authority = Authority::new(&deployment, self.index)?;
-        let payloads = self.run.serve_payloads(&authority);
+        let payloads = self.run.serve_payloads(&authority, self.session()?.peer_address()).await;
 
         let ledger = NodeLedger { store: &self.run.store, deployment: &deployment, node: self.node };
         self.copy(&ledger, &ground, &directory).await?;

@@ -273,8 +273,8 @@ impl Cycle<'_> {
         self.session()?.rest().await;
         self.tell(State::Done, Some("the engine still runs".into()));
         let authority = Authority::from_kept(kept.keys)?;
-        let payloads = run.serve_payloads(&authority);
         let mut address = self.session()?.peer_address();
+        let payloads = run.serve_payloads(&authority, address).await;
         address.set_port(kept.port);
         let port = run.driver.reach(address, PROBE).await.map_err(|_| "it does not answer".to_owned());
         let (engine, tunnel, blocked) = self.join(port, address, &kept.directory, &authority).await?;

@@ -1,5 +1,6 @@
 //! One deployment under way, as one of its nodes sees it: what all share, and what is cancelled for this one.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -110,9 +111,11 @@ impl Run {
         unwind::connect(&*self.driver, &self.store, node).await
     }
 
-    /// Lets the engine with these certificates, and nobody else, fetch this deployment's payloads.
-    pub fn serve_payloads(&self, authority: &Authority) -> Registration {
-        self.registry.add(&authority.kept.box_name, authority.server.clone(), self.payloads.router())
+    /// Lets the engine with these certificates, and nobody else, fetch this deployment's payloads; `node` may come to the
+    /// box's port from now on.
+    pub async fn serve_payloads(&self, authority: &Authority, node: SocketAddr) -> Registration {
+        let (name, tls) = (&authority.kept.box_name, authority.server.clone());
+        self.registry.add(name, tls, self.payloads.router()).for_node(node, self.deployment.as_str()).await
     }
 
     /// Tells where a node is.

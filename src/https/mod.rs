@@ -14,6 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use axum::Router;
 use axum::body::Body;
 use hyper::Request;
@@ -53,9 +54,19 @@ pub fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 
 type Site = (Arc<ServerConfig>, Router);
 
+/// What stands before the port and lets nobody through that it does not know: the box's own packet filter.
+#[async_trait]
+pub trait Gate: Send + Sync {
+    /// Lets a node come to the port until the result is dropped. Returns once it may come.
+    async fn admit(&self, node: SocketAddr, deployment: &str) -> Box<dyn Send + Sync>;
+}
+
 /// Names and what is served under them. Cloning shares it.
 #[derive(Clone, Default)]
-pub struct Registry(Arc<RwLock<Sites>>);
+pub struct Registry {
+    sites: Arc<RwLock<Sites>>,
+    gate: Option<Arc<dyn Gate>>,
+}
 
 #[derive(Default)]
 struct Sites {
@@ -68,11 +79,23 @@ struct Sites {
 pub struct Registration {
     registry: Registry,
     name: String,
+    /// Kept for as long as the name is served.
+    _admitted: Option<Box<dyn Send + Sync>>,
+}
+
+impl Registration {
+    /// The same, and this node may come to the port as long as the name is served.
+    pub async fn for_node(mut self, node: SocketAddr, deployment: &str) -> Self {
+        if let Some(gate) = self.registry.gate.clone() {
+            self._admitted = Some(gate.admit(node, deployment).await);
+        }
+        self
+    }
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.registry.0.write().unwrap_or_else(PoisonError::into_inner).by_name.remove(&self.name);
+        self.registry.sites.write().unwrap_or_else(PoisonError::into_inner).by_name.remove(&self.name);
     }
 }
 
@@ -82,20 +105,25 @@ impl Registry {
         Self::default()
     }
 
+    /// The same, behind a gate.
+    pub fn behind(self, gate: Arc<dyn Gate>) -> Self {
+        Self { gate: Some(gate), ..self }
+    }
+
     /// Serves `app` under `name`.
     pub fn add(&self, name: &str, tls: Arc<ServerConfig>, app: Router) -> Registration {
-        let mut sites = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut sites = self.sites.write().unwrap_or_else(PoisonError::into_inner);
         sites.by_name.insert(name.to_owned(), (tls, app));
-        Registration { registry: self.clone(), name: name.to_owned() }
+        Registration { registry: self.clone(), name: name.to_owned(), _admitted: None }
     }
 
     /// Serves `app` under every other name, and to clients that name none.
     pub fn set_default(&self, tls: Arc<ServerConfig>, app: Router) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).default = Some((tls, app));
+        self.sites.write().unwrap_or_else(PoisonError::into_inner).default = Some((tls, app));
     }
 
     fn find(&self, name: Option<&str>) -> Option<Site> {
-        let sites = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let sites = self.sites.read().unwrap_or_else(PoisonError::into_inner);
         name.and_then(|name| sites.by_name.get(name)).or(sites.default.as_ref()).cloned()
     }
 }

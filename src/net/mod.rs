@@ -1,8 +1,9 @@
-//! The network of the appliance: links up, addresses there, and a word when they change.
+//! The network of the appliance: links up, addresses there, a word when they change, and its firewall.
 //!
 //! All of it by netlink. Router advertisements and duplicate address detection are the kernel's; this part
 //! only switches them on, before a link comes up. It must never remove an address or a route it did not set.
 
+pub mod firewall;
 mod links;
 pub mod settings;
 

@@ -1,7 +1,7 @@
 //! The network settings of the appliance, from the kernel command line.
 //!
-//! `carena.address=fd00:ca::5/64 carena.gateway=fd00:ca::1 carena.interface=eth0`: all optional; without an address the
-//! links configure themselves (link-local, router advertisements). A word that cannot be read is an error that
+//! `carena.address=fd00:ca::5/64 carena.gateway=fd00:ca::1 carena.interface=eth0 carena.console_from=fd00::/8,fe80::/10`:
+//! all optional; without an address the links configure themselves (link-local, router advertisements). A word that cannot be read is an error that
 //! names it, never silently another network.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -17,6 +17,8 @@ pub struct Settings {
     pub gateways: Vec<IpAddr>,
     /// Where static addresses go; the first physical link when not given.
     pub interface: Option<String>,
+    /// Where the console may be opened from; everywhere when none is given.
+    pub console_from: Vec<(IpAddr, u8)>,
 }
 
 impl Settings {
@@ -42,6 +44,11 @@ impl Settings {
                         return Err(refused("there is a gateway of this family already"));
                     }
                     settings.gateways.push(gateway);
+                }
+                "carena.console_from" => {
+                    for prefix in value.split(',') {
+                        settings.console_from.push(parse_address(prefix).map_err(refused)?);
+                    }
                 }
                 "carena.interface" if is_interface_name(value) => settings.interface = Some(value.to_owned()),
                 "carena.interface" => {
@@ -77,7 +84,7 @@ mod tests {
 
     #[test]
     fn a_whole_command_line_is_read() {
-        let line = "quiet carena.address=fd00:ca::5/64 carena.address=192.0.2.5/24 carena.gateway=fd00:ca::1 carena.interface=eth1";
+        let line = "quiet carena.address=fd00:ca::5/64 carena.address=192.0.2.5/24 carena.gateway=fd00:ca::1 carena.interface=eth1 carena.console_from=fd00::/8,10.0.0.0/8";
         let settings = Settings::parse(line).unwrap();
         assert_eq!(
             settings.addresses,
@@ -85,6 +92,7 @@ mod tests {
         );
         assert_eq!(settings.gateways, ["fd00:ca::1".parse::<IpAddr>().unwrap()]);
         assert_eq!(settings.interface.as_deref(), Some("eth1"));
+        assert_eq!(settings.console_from, [("fd00::".parse().unwrap(), 8), ("10.0.0.0".parse().unwrap(), 8)]);
     }
 
     #[test]
@@ -101,6 +109,7 @@ mod tests {
             "carena.address=fd00::5/0",
             "carena.address=x/64",
             "carena.gateway=router",
+            "carena.console_from=fd00::/8,",
             "carena.interface=../eth0",
             "carena.interface=..",
             "carena.interface=",

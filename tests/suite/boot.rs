@@ -184,6 +184,34 @@ fn kernel_and_initramfs_boot_answer_and_obey_the_power_button() {
     machine.wait_gone("carena: powering off");
 }
 
+/// Every TCP port, as a neighbour sees it.
+#[test]
+fn a_scan_finds_the_console_and_nothing_else() {
+    let mut machine = Machine::boot_kernel("", &format!("carena.address={BOX}/64"));
+    machine.wait_ready();
+    machine.wait_healthy_at(&format!("[{BOX}]"));
+    let pid = machine.child.id().to_string();
+    let scan = [
+        "-t",
+        &pid,
+        "-n",
+        "nmap",
+        "-6",
+        "-n",
+        "-Pn",
+        "-sS",
+        "-p-",
+        "--min-rate",
+        "4000",
+        "--max-retries",
+        "1",
+    ];
+    let output = Command::new("nsenter").args(scan).args(["-oG", "-", BOX]).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    // Dropped, not refused: the rest is filtered, and none is closed.
+    assert!(said.contains("Ports: 63002/open/tcp/////") && said.contains("filtered (65534)"), "{said}");
+}
+
 #[test]
 fn an_ipv4_address_answers_and_ctrl_alt_del_restarts() {
     let mut machine = Machine::boot_kernel("", "carena.address=192.0.2.5/24 carena.gateway=192.0.2.1");

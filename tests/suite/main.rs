@@ -34,3 +34,4 @@ mod serve;
 mod terminal;
 mod traces;
 mod versions;
+mod wall;
