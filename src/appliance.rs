@@ -20,10 +20,11 @@ use crate::console::{self, Token};
 use crate::deploy::Deployments;
 use crate::deploy::store::Store;
 use crate::deploy::vault::{KEY_FILE, Vault};
-use crate::error::explain;
+use crate::error::{chain, explain};
 use crate::firmware::outcome::Exit;
 use crate::https::identity::Identity;
 use crate::https::{Gate, Listener, Registry};
+use crate::init;
 use crate::init::report::{Ready, Report, STOPPING_NAMES_MAX, Stopping};
 use crate::net::{
     self,
@@ -36,6 +37,19 @@ use crate::paths::TOKEN_FILE;
 
 /// How often is looked whether the nodes that are waited for have become fewer.
 const STOPPING_LOOK: Duration = Duration::from_secs(1);
+
+/// On the appliance, gives up what `serve` never needs. One that cannot be confined serves all the same: a box that is of no
+/// use is worse, and its user and capabilities are few already.
+pub fn confine(told: &Serve) {
+    if !told.appliance {
+        return;
+    }
+    match init::confine::confine(&state(told.state.clone())) {
+        Ok(true) => {}
+        Ok(false) => tracing::warn!("the kernel does not limit the files that serve may write"),
+        Err(error) => tracing::error!("serve is not confined: {}", chain(&error)),
+    }
+}
 
 /// Serves until told to end; then cancels what runs and waits until every node is as it was found.
 ///

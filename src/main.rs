@@ -17,5 +17,5 @@ fn main() -> ExitCode {
     if std::process::id() == 1 {
         carena::init::run();
     }
-    carena::cli::main(carena::appliance::serve)
+    carena::cli::main(carena::appliance::confine, carena::appliance::serve)
 }

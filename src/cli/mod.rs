@@ -202,8 +202,11 @@ pub struct Serve {
     pub init_fd: Option<i32>,
 }
 
-/// Runs the command line of this process; `serve` is composed above it.
-pub fn main<F: Future<Output = Result<Exit, Ended>>>(serve: impl FnOnce(Serve) -> F) -> ExitCode {
+/// Runs the command line of this process; `serve` is composed above it, and `confine` is asked before it has threads.
+pub fn main<F: Future<Output = Result<Exit, Ended>>>(
+    confine: impl FnOnce(&Serve),
+    serve: impl FnOnce(Serve) -> F,
+) -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -214,6 +217,9 @@ pub fn main<F: Future<Output = Result<Exit, Ended>>>(serve: impl FnOnce(Serve) -
         }
     };
     setup::log();
+    if let Verb::Serve(told) = &arguments.verb {
+        confine(told);
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

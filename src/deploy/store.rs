@@ -148,6 +148,8 @@ impl Store {
     ) -> Result<Self, StoreError> {
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
+        // On the appliance nothing may be written beside the state directory.
+        connection.pragma_update(None, "temp_store", "MEMORY")?;
         super::schema::migrate(&mut connection)?;
         let (jobs, queue) = mpsc::channel();
         std::thread::Builder::new()

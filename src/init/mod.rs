@@ -5,6 +5,7 @@
 //! never return and never panic the kernel: a phase that fails is told on the consoles and the next one is
 //! tried, a panic ends in a bounded reboot.
 
+pub mod confine;
 mod journal_socket;
 mod listen;
 mod modules;

@@ -6,6 +6,7 @@ mod boot;
 mod browser;
 mod cache;
 mod cache_http;
+mod confine;
 mod console;
 mod cycle;
 mod deployment;

@@ -76,6 +76,7 @@ fn serve_has_few_rights_and_needs_little_memory() {
     assert_eq!(status(serve, "CapEff"), "0000000000001400");
     assert_eq!(status(serve, "CapBnd"), "0000000000001400");
     assert_eq!(status(serve, "NoNewPrivs"), "1");
+    assert_eq!(status(serve, "Seccomp"), "2");
     let resident = status(serve, "VmRSS").split(' ').next().unwrap().parse::<u64>().unwrap();
     assert!(resident <= SERVE_IDLE_KIB_MAX, "{resident} KiB");
 }
