@@ -133,7 +133,7 @@ impl Session {
     /// A shell with root's rights.
     async fn open_shell(&mut self) -> Result<RootShell, AccessError> {
         // The loop says nothing before it is asked to run something, so nothing came along.
-        let body = shell::script(self.directory.as_deref());
+        let body = shell::script(self.note.as_deref());
         let (Begun { reader, writer, .. }, _) = self.begin_stream(&body).await?;
         Ok(RootShell::new(reader, writer))
     }

@@ -117,8 +117,8 @@ pub struct Session {
     shell: Option<shell::RootShell>,
     /// The same, while the engine works.
     resting: Option<shell::Resting>,
-    /// The engine's directory, once it is known: root's shells note themselves there.
-    directory: Option<String>,
+    /// Shell by which root's shells note themselves in the engine's directory, once that is known.
+    note: Option<String>,
     /// What the last look at the firewall has shown of the deployment's own rule.
     rule: Known,
 }
@@ -284,7 +284,7 @@ impl Session {
             terminal: matches!(target.privilege, Privilege::Su { .. }),
             shell: None,
             resting: None,
-            directory: None,
+            note: None,
             rule: Known::Nothing,
         })
     }

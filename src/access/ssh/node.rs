@@ -12,6 +12,7 @@ use crate::wire::firewall::Known;
 use crate::wire::frame;
 use crate::wire::id::DeploymentId;
 use crate::wire::message::{StartConfig, Started};
+use crate::wire::root_shell;
 
 /// A look, a rule: a few processes on a busy node.
 const SHORT: Duration = Duration::from_secs(30);
@@ -70,7 +71,7 @@ impl Session {
         let packed = image.packed(ground.unpacker);
         let directory = &armed.undo().directory;
         // This script notes the shell that runs it; those that come after note themselves.
-        self.directory = Some(directory.clone());
+        self.note = Some(root_shell::note_own_script(directory, deployment));
         let body = script::copy(directory, deployment, ground.unpacker, packed.len(), image.unpacked_bytes());
         self.run("copying the engine", &body, packed, COPY_MAX).await?;
         Ok(Copied { bytes: packed.len() as u64 })
@@ -148,7 +149,8 @@ impl Session {
         undos: &[(EntryId, Undo)],
     ) -> Result<Vec<(EntryId, Result<Undone, String>)>, AccessError> {
         let files = undos.iter().find_map(|(_, undo)| script::as_files(undo));
-        self.directory = files.map(|files| files.directory.clone()).or(self.directory.take());
+        let note = files.map(|files| root_shell::note_own_script(&files.directory, deployment));
+        self.note = note.or(self.note.take());
         let said = self.run("taking back", &script::undo(deployment, undos), &[], UNDO_MAX).await?.said;
         Ok(said.lines().filter_map(undone).collect())
     }

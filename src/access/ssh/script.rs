@@ -69,10 +69,8 @@ pub fn undo(deployment: &DeploymentId, undos: &[(i64, Undo)]) -> String {
     let mut script = helpers();
     // Should this visit be cut off as well, the next one finds its shell.
     for directory in undos.iter().filter_map(|(_, undo)| as_files(undo)).map(|files| &files.directory) {
-        script.push_str(&format!(
-            "d={directory}\nif mine; then\nowner\n[ \"$owner\" != {deployment} ] || {{ {}; }}\nfi\n",
-            root_shell::note_script("$d")
-        ));
+        script.push_str(&root_shell::note_own_script(directory, deployment));
+        script.push('\n');
     }
     // Functions, and no subshell for each: a process costs the node half a millisecond.
     if undos.iter().any(|(_, undo)| matches!(undo, Undo::EngineProcess(_))) {
@@ -108,7 +106,8 @@ pub fn as_files(undo: &Undo) -> Option<&EngineFiles> {
 ///
 /// `owner`: whose the directory is, by its marker, which has no line end.
 ///
-/// `lives FILE`: whether the process lives whose id and start time stand in the file; `pid` is its id.
+/// `lives FILE`: whether the process lives whose id and start time stand in the file; `pid` is its id. A `shift` by more
+/// than there is would end dash, and every undo with it.
 ///
 /// `installing`: whether an installer runs. It is the process that the engine has noted; until that is noted, the
 /// engine's word.
@@ -122,7 +121,7 @@ lives() {{
     read -r pid began < $d/$1 2>/dev/null || return 1
     read -r stat < /proc/$pid/stat 2>/dev/null || return 1
     set -- ${{stat##*) }}
-    [ "$1" != Z ] && shift 19 2>/dev/null && [ "$1" = "$began" ]
+    [ "$1" != Z ] && [ $# -gt 19 ] && shift 19 && [ "$1" = "$began" ]
 }}
 alive() {{ lives {ENGINE_PID_FILE}; }}
 installing() {{
