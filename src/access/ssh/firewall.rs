@@ -54,7 +54,8 @@ impl fmt::Display for Firewall {
 }
 
 /// A listing of nft that is longer is cut down on the node to what matters: some have a rule for each of a hundred thousand
-/// addresses. A shorter one travels as it is, which spares the node two processes.
+/// addresses. A shorter one travels as it is, which spares the node two processes. What matters are whole words: a set, a
+/// counter or the prefix of a log may have "drop" in its name.
 const NFT_BYTES_MAX: usize = 16 * 1024;
 
 /// The script that tells what [`read`] understands. `$1` is the connection as the node sees it. A program says what it works
@@ -100,7 +101,7 @@ if has nft; then
         echo nft; printf "%s\n" "$rules"
     else
         echo nft-brief
-        printf "%s\n" "$rules" | grep -oE "^table.*|^.chain.*|flags dormant|^..type.*|(jump|goto) [^ ,;}}]+|drop|reject|REJECT" | uniq
+        printf "%s\n" "$rules" | grep -oE "^table.*|^.chain.*|flags dormant|^..type.*|[[:space:]](jump|goto) [^ ,;}}]+|[[:space:]\"](drop|reject|REJECT|DROP)([[:space:],;\"]|\$)" | uniq
     fi
     rules=
 elif [ "$on_nft" ]; then
@@ -160,12 +161,13 @@ pub fn read(said: &str, from: IpAddr, deployment: &DeploymentId) -> Option<Firew
 }
 
 /// What the same words show of the deployment's own rule. Only nft's whole listing has the comments, and only where no
-/// match is foreign to it (`xt`).
+/// match is foreign to it: `xt match "comment"`, before nft 1.0.3 `# xt_comment`.
 pub fn known(said: &str, tool: &FirewallTool, deployment: &DeploymentId) -> Known {
     let is_listed =
         matches!(tool, FirewallTool::Nft { .. } | FirewallTool::Iptables { flavour: Flavour::Nft, .. });
     let listed = section(said, "nft");
-    let may_be_ours = |line: &&str| line.contains(&format!("carena:{deployment}")) || line.contains("xt ");
+    let comment = format!("carena:{deployment}");
+    let may_be_ours = |line: &&str| [comment.as_str(), "xt ", "xt_"].iter().any(|sign| line.contains(sign));
     let is_whole = listed.iter().any(|line| line.starts_with("table "));
     if is_listed && is_whole && !listed.iter().any(may_be_ours) { Known::Absent } else { Known::Nothing }
 }
@@ -386,6 +388,20 @@ mod tests {
         let with =
             format!("program ip6tables-nft nf_tables\nprogram ip6tables ip6tables v1.8.9 (nf_tables)\n{two}");
         assert_eq!(choose(&with, "fd00::1"), "ip6tables [\"nft inet a in\"]");
+    }
+
+    #[test]
+    fn a_rule_is_known_to_be_absent_only_where_every_comment_can_be_read() {
+        let deployment = "0190-test".parse().unwrap();
+        let tool = FirewallTool::Iptables { program: "ip6tables".parse().unwrap(), flavour: Flavour::Nft };
+        let knows = |rule: &str| {
+            let said = format!("nft\ntable ip6 filter {{\n\tchain INPUT {{\n\t\t{rule}\n\t}}\n}}\n");
+            known(&said, &tool, &deployment)
+        };
+        assert_eq!(knows("tcp dport 22 counter accept comment \"carena:0190-other\""), Known::Absent);
+        assert_eq!(knows("tcp dport 22 counter accept comment \"carena:0190-test\""), Known::Nothing);
+        assert_eq!(knows("tcp dport 22 xt match \"comment\" counter accept"), Known::Nothing);
+        assert_eq!(knows("tcp dport 22 # xt_comment counter accept"), Known::Nothing);
     }
 
     #[test]
