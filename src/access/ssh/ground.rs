@@ -15,8 +15,8 @@ const SKEW_MAX_S: u64 = 24 * 3600;
 
 /// The script that tells what [`Ground::read`] understands. `$1` is the connection as the node sees it. One grep looks
 /// at whose rights these are, at the mounts of the places, at the clock (proc(5): when the node booted, and how long ago),
-/// and at the sockets for an engine's claim. A shell that pretends to be of another machine (`setarch`) is asked with a
-/// program that is told the same.
+/// and at the sockets for an engine's claim. A node whose proc tells no clock (in a container, perhaps) is asked for the
+/// date. A shell that pretends to be of another machine (`setarch`) is asked with a program that is told the same.
 pub const LOOK: &str = r#"tools=
 for tool in zstd gzip; do command -v $tool >/dev/null && tools="$tools $tool"; done
 { read -r kernel < /proc/sys/kernel/osrelease && read -r how < /proc/self/personality && [ $how = 00000000 ] &&
@@ -32,7 +32,9 @@ system $system
 tools$tools
 readonly$readonly
 places $*"
-grep -shE "^Uid:|^btime |^[0-9.]+ [0-9.]+$|@carena-engine/|^[^ ]+ /((var/)?tmp|var|run|dev(/shm)?)? " /proc/self/status /proc/stat /proc/uptime /proc/self/mounts /proc/net/unix
+facts=$(grep -shE "^Uid:|^btime |^[0-9.]+ [0-9.]+$|@carena-engine/|^[^ ]+ /((var/)?tmp|var|run|dev(/shm)?)? " /proc/self/status /proc/stat /proc/uptime /proc/self/mounts /proc/net/unix)
+printf "%s\n" "$facts"
+{ read -r up < /proc/uptime; } 2>/dev/null && case $facts in *btime\ *) ;; *) false ;; esac || echo "now $(date +%s)"
 [ $# -eq 0 ] || stat -fc "free %a %S %c %d" "$@" 2>/dev/null || { echo blocks; df -Pk "$@"; echo inodes; df -Pi "$@" 2>/dev/null; }
 :"#;
 
@@ -193,9 +195,13 @@ pub fn is_root(said: &str) -> bool {
     ids.and_then(|ids| ids.split_whitespace().nth(1)) == Some("0")
 }
 
-/// The node's clock, seconds after 1970: `btime` of `/proc/stat` and the first number of `/proc/uptime`.
+/// The node's clock, seconds after 1970: `btime` of `/proc/stat` and the first number of `/proc/uptime`, or the date.
 fn clock_s(said: &str) -> Option<i64> {
-    let booted: i64 = said.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
+    let number = |key: &str| said.lines().find_map(|line| line.strip_prefix(key)?.trim().parse::<i64>().ok());
+    if let Some(now_s) = number("now ") {
+        return Some(now_s);
+    }
+    let booted = number("btime ")?;
     let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     let uptime = said.lines().find_map(|line| {
         let (since, idle) = line.split_once(' ')?;
@@ -338,5 +344,13 @@ mod tests {
         assert_eq!(warning(1000 + 86_400), None);
         assert!(warning(1000 + 90_001).unwrap().contains("25 h behind"));
         assert!(warning(1000 - 90_001).unwrap().contains("25 h ahead"));
+    }
+
+    #[test]
+    fn a_node_whose_proc_tells_no_clock_tells_the_date() {
+        for half in ["btime 900\n", "100.99 300.00\n"] {
+            let said = format!("{}{STAT}now 1007\n", SAID.replace(half, ""));
+            assert_eq!(Ground::read(&said, 1000).unwrap().clock_ahead_s, 7);
+        }
     }
 }
