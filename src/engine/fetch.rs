@@ -151,7 +151,8 @@ fn attempt(
     Ok(())
 }
 
-/// Reads what there is, as far as it fits; waits only for the first byte. An error after it comes again with the next call.
+/// Reads what there is, as far as it fits. Waits for the first byte, and for the rest of a TLS record that has begun to
+/// arrive, each at most [`LOOK_EVERY`]. An error after the first byte comes again with the next call.
 fn fill(connection: &mut Connection, chunk: &mut [u8]) -> io::Result<usize> {
     let mut filled = connection.read(chunk)?;
     while filled > 0 && connection.sock.holds_more() {
