@@ -9,6 +9,7 @@ use super::store::Store;
 use crate::digest::Mismatch;
 use crate::error::Hinted;
 use crate::firmware::baseline::MANIFEST;
+use crate::firmware::formats::FormatError;
 
 /// Why something was not imported.
 #[derive(Debug, thiserror::Error)]
@@ -82,9 +83,31 @@ pub enum ImportError {
         /// The limit.
         max: u64,
     },
+    /// A baseline in one file is not as it was written.
+    #[error("{}, byte {at}: {why}", path.display())]
+    Damaged {
+        /// The file, or the member in it.
+        path: PathBuf,
+        /// Where.
+        at: u64,
+        /// What is wrong.
+        why: String,
+    },
+    /// A directory or image without a baseline.
+    #[error("{} holds no baseline: no {MANIFEST} in it, nor in a folder below, nor a baseline in one file", path.display())]
+    NoBaseline {
+        /// Which.
+        path: PathBuf,
+    },
+    /// An image that cannot be read.
+    #[error(transparent)]
+    Image(FormatError),
     /// The baseline's manifest.
     #[error(transparent)]
     Manifest(#[from] CacheError),
+    /// A package that is not what its checksums and signatures say.
+    #[error(transparent)]
+    Package(#[from] FormatError),
     /// A version that cannot be a directory's name.
     #[error(
         "baseline {id}: version \"{version}\" cannot be kept: letters, digits and . _ + - only, 64 at most"
@@ -114,6 +137,15 @@ impl Hinted for ImportError {
                 format!("make room, with carena cache gc or elsewhere, and import again; {again}")
             }
             Self::Store { .. } => format!("check the file system and its owner; {again}"),
+            Self::Damaged { .. } => {
+                "the file is damaged; copy it again from where it was exported, nothing of its baseline is in the cache"
+                    .into()
+            }
+            Self::NoBaseline { .. } => format!(
+                "name a directory with a {MANIFEST}, a file of carena baseline export, an ISO image with one of them, or \
+                 firmware files one by one"
+            ),
+            Self::Image(_) => "get the image again, or mount it and name the directory".into(),
             Self::Nothing { .. } => {
                 format!("name a directory with a {MANIFEST}, a file, or - for standard input")
             }
@@ -129,6 +161,7 @@ impl Hinted for ImportError {
                     .into()
             }
             Self::Manifest(error) => return error.hint(),
+            Self::Package(error) => return error.hint(),
             Self::Version { .. } => "correct the version in its manifest".into(),
             Self::Conflict { id, version } => {
                 format!("give the new one another version, or first: carena cache remove {id}@{version}")

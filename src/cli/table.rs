@@ -15,6 +15,9 @@ pub fn closing(summary: &Summary, intent: Intent, exit: Exit) {
         (None, Intent::Install) => String::new(),
     };
     say(&format!("\ndeployment {}, baseline {}{kind}", summary.deployment, summary.baseline));
+    if let Some(signature) = &summary.signature {
+        say(&format!("baseline {signature}"));
+    }
     for (address, summary) in &summary.nodes {
         node(address, summary);
     }
@@ -107,6 +110,10 @@ pub fn inventory(address: &str, inventory: &Inventory) {
     for entry in &inventory.esrt {
         say(&format!("    {:<12} {}  version {}", "UEFI", entry.guid, entry.version));
     }
+    for device in &inventory.fwupd {
+        let name = known(&device.name);
+        say(&format!("    {:<12} {name}  version {}", "fwupd", known(&device.version)));
+    }
     if let Some(bmc) = &inventory.bmc {
         say(&format!("    {:<12} firmware {}", "BMC", known(&bmc.firmware_version)));
     }
@@ -132,6 +139,8 @@ mod tests {
             started: String::new(),
             ended: None,
             baseline: "demo 1".into(),
+            manifest: None,
+            signature: None,
             cancelled: false,
             nodes: vec![node(NodeResult::Done), node(NodeResult::Failed), node(NodeResult::Done)],
         };

@@ -5,7 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::digest::Sha256;
 use crate::firmware::outcome::Outcome;
+use crate::firmware::signature::Standing;
 use crate::wire::id::{ComponentId, DeploymentId};
 
 /// The steps of the cycle, in their order.
@@ -109,6 +111,15 @@ pub struct Bytes {
     pub total: u64,
 }
 
+/// How far something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HowFar {
+    /// A transfer.
+    Bytes(Bytes),
+    /// An installer, as it says itself.
+    Percent(u8),
+}
+
 /// One event.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
@@ -131,6 +142,9 @@ pub struct Event {
     /// How far a transfer is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<Bytes>,
+    /// How far an installer is, as it says itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub percent: Option<u8>,
     /// In words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
@@ -148,6 +162,7 @@ impl Event {
             state,
             component: None,
             bytes: None,
+            percent: None,
             message: None,
         }
     }
@@ -235,6 +250,12 @@ pub struct Summary {
     pub ended: Option<String>,
     /// The baseline.
     pub baseline: String,
+    /// The SHA-256 of its manifest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<Sha256>,
+    /// Why it may be used: who signed it, or that the operator accepts it unsigned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<Standing>,
     /// Whether the operator has cancelled it.
     pub cancelled: bool,
     /// Nodes by address, in the fleet's order; in JSON an object whose members keep that order.

@@ -4,9 +4,10 @@
 
 use std::collections::BTreeSet;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use super::component::Component;
+use super::component::{Component, Format};
+use super::installed::VersionSource;
 use crate::error::Hinted;
 use crate::wire::id::{BaselineId, ComponentId};
 
@@ -17,7 +18,7 @@ pub const MANIFEST: &str = "baseline.toml";
 pub const MANIFEST_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// A baseline.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Baseline {
     /// Its name.
@@ -82,8 +83,26 @@ impl Baseline {
                 return Err(format!("component {id}: size is 0"));
             }
             let command = component.install.as_ref().map(|install| &install.command);
-            if command.is_none_or(Vec::is_empty) {
-                return Err(format!("component {id}: it has no install command"));
+            match component.format {
+                Format::Plain if command.is_none_or(Vec::is_empty) => {
+                    return Err(format!("component {id}: it has no install command"));
+                }
+                Format::LvfsCab if command.is_some() => {
+                    return Err(format!("component {id}: fwupd installs it, not a command"));
+                }
+                Format::LvfsCab if component.rules.fwupd_guid.is_empty() => {
+                    return Err(format!("component {id}: match names no fwupd_guid"));
+                }
+                Format::Nvme if command.is_some() => {
+                    return Err(format!("component {id}: the engine installs it, not a command"));
+                }
+                Format::Nvme if !matches!(component.read_back, VersionSource::Disk(_)) => {
+                    return Err(format!("component {id}: read_back names no disk model"));
+                }
+                _ if command.is_some_and(Vec::is_empty) => {
+                    return Err(format!("component {id}: its install command is empty"));
+                }
+                _ => {}
             }
             if component.version.trim().is_empty() {
                 return Err(format!("component {id}: the version is empty"));
