@@ -88,6 +88,9 @@ pub enum CacheError {
         #[source]
         source: std::io::Error,
     },
+    /// What read the cache panicked.
+    #[error("BUG: reading the cache ended early")]
+    Broken,
     /// The binary's own cache is broken.
     #[error("BUG: the embedded payload {name} is broken")]
     Embedded {
@@ -115,7 +118,7 @@ impl Hinted for CacheError {
                 "put the one back that it began with, or start a new deployment; nothing more is installed"
                     .into(),
             ),
-            Self::Embedded { .. } => None,
+            Self::Broken | Self::Embedded { .. } => None,
         }
     }
 }
