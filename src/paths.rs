@@ -12,6 +12,8 @@ pub const ENGINE_PROGRAM: &str = "carena-engine";
 pub const ENGINE_PID_FILE: &str = "pid";
 /// Exists in the engine's directory while an installer runs: a running flash is never interrupted.
 pub const ENGINE_BUSY_FILE: &str = "busy";
+/// Directory in the engine's directory for what an installer unpacks; it is gone when the installer has ended.
+pub const ENGINE_WORK_DIRECTORY: &str = "work";
 /// The rule that was opened for the engine, as JSON, written just before it is opened: the lease closes it.
 pub const ENGINE_RULE_FILE: &str = "rule";
 /// The root shells that worked on the engine's directory, see [`crate::wire::root_shell`].
@@ -46,5 +48,7 @@ pub const CACHE_PARTIAL: &str = "partial";
 pub const CACHE_QUARANTINE: &str = "quarantine";
 /// Locked by who imports (shared), and by who removes (alone).
 pub const CACHE_LOCK: &str = "lock";
+/// The certificates in the state directory that signed packages must lead to, PEM.
+pub const CERTIFICATES_DIRECTORY: &str = "certificates";
 /// Public keys in the state directory whose signatures of baselines count: `KEY.pub`, as minisign writes them.
 pub const TRUST_DIRECTORY: &str = "trust";

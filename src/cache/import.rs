@@ -7,11 +7,13 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::FlockArg;
 
 use super::CacheError;
+use super::content::Content;
 use super::import_error::{is_full, unwritable};
 use super::manifest::Manifest;
 use super::pack::{Packing, fill, pack};
@@ -23,6 +25,8 @@ use super::tree::Tree;
 use crate::digest::{Hasher, Mismatch, Sha256};
 use crate::durable;
 use crate::firmware::baseline::Baseline;
+use crate::firmware::component::{Component, Format};
+use crate::firmware::formats::{self, Package, ReadSeek, Trust};
 use crate::firmware::signature::{SIGNATURE, Standing, Unsigned};
 use crate::paths::{CACHE_ACCEPTED, CACHE_PARTIAL};
 
@@ -82,6 +86,7 @@ pub struct Importer {
     store: Store,
     max: Option<u64>,
     packing: Packing,
+    trust: Trust,
     unsigned: Unsigned,
     _lock: Lock,
 }
@@ -93,7 +98,60 @@ impl Importer {
     /// [`ImportError::Store`].
     pub fn new(store: Store, max: Option<u64>) -> Result<Self, ImportError> {
         let lock = store.lock_shared().map_err(|source| unwritable(&store, source))?;
-        Ok(Self { store, max, packing: Packing::at_level(LEVEL), unsigned: Unsigned::Refuse, _lock: lock })
+        Ok(Self {
+            store,
+            max,
+            packing: Packing::at_level(LEVEL),
+            trust: Trust::default(),
+            unsigned: Unsigned::Refuse,
+            _lock: lock,
+        })
+    }
+
+    /// The same; signed packages must lead to these certificates.
+    pub fn trusting(self, trust: Trust) -> Self {
+        Self { trust, ..self }
+    }
+
+    /// Reads a cabinet that is in the store, or is to come there: what is malformed, is not what its checksums say, or is
+    /// not signed as it must be, is refused.
+    fn check_cabinet(&self, name: &str, reader: &mut dyn ReadSeek) -> Result<(), ImportError> {
+        Ok(formats::read_from(name, reader, &self.trust).map(drop)?)
+    }
+
+    /// A file by itself, where it is a cabinet. What a baseline names is read when it is in the store: a stick's content
+    /// need not be the same twice.
+    fn check_file(&self, path: &Path, file: &File) -> Result<(), ImportError> {
+        let unreadable = |source| ImportError::Source { path: path.to_owned(), source };
+        let mut start = [0; 4];
+        file.read_at(&mut start, 0).map_err(unreadable)?;
+        if !formats::is_cabinet(&start) {
+            return Ok(());
+        }
+        let mut again = File::open(path).map_err(unreadable)?;
+        self.check_cabinet(&path.display().to_string(), &mut again)
+    }
+
+    /// What a package in the store says; signatures are checked where certificates are given.
+    pub(super) fn stored_package(&self, name: &str, sha256: Sha256) -> Result<Package, ImportError> {
+        let unreadable = |source| unwritable(&self.store, source);
+        let object = self.store.object(sha256).map_err(unreadable)?;
+        let mut content = Content::new(object).map_err(unreadable)?;
+        Ok(formats::read_from(name, &mut content, &self.trust)?)
+    }
+
+    /// What certificates packages must lead to.
+    pub(super) fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    fn check_stored(&self, component: &Component) -> Result<(), ImportError> {
+        if component.format != Format::LvfsCab {
+            return Ok(());
+        }
+        let unreadable = |source| unwritable(&self.store, source);
+        let object = self.store.object(component.sha256).map_err(unreadable)?;
+        self.check_cabinet(&component.payload, &mut Content::new(object).map_err(unreadable)?)
     }
 
     /// What is done with baselines that nobody who is trusted has signed.
@@ -116,6 +174,9 @@ impl Importer {
         let metadata = file.metadata().map_err(unreadable)?;
         if metadata.is_dir() {
             return Err(ImportError::Nothing { path: path.to_owned() });
+        }
+        if expected.sha256.is_none() && metadata.is_file() {
+            self.check_file(path, &file)?;
         }
         // A pipe has no size.
         let size = expected.size.or(metadata.is_file().then_some(metadata.len()));
@@ -350,6 +411,27 @@ impl Importer {
         Ok(Entry { target, standing })
     }
 
+    /// A baseline that was made here, of payloads that are there: nobody has signed it, and whoever has it made vouches
+    /// for it.
+    pub(super) fn made(
+        &self,
+        manifest: Manifest,
+        payloads: Vec<Payload>,
+        why: &str,
+    ) -> Result<ImportedBaseline, ImportError> {
+        let (id, version) = (manifest.baseline.id.to_string(), manifest.baseline.version.clone());
+        if !can_be_a_name(&version) {
+            return Err(ImportError::Version { id, version });
+        }
+        let target = self.store.manifest_path(&id, &version);
+        same_manifest(&target, &manifest)?;
+        self.publish(
+            manifest,
+            Entry { target, standing: Standing::Unsigned { why: why.to_owned() } },
+            payloads,
+        )
+    }
+
     /// Makes the baseline visible: its payloads are there. Of two that import the same version at once, the second finds
     /// the first's manifest.
     pub(super) fn publish(
@@ -358,6 +440,9 @@ impl Importer {
         entry: Entry,
         payloads: Vec<Payload>,
     ) -> Result<ImportedBaseline, ImportError> {
+        for component in &manifest.baseline.components {
+            self.check_stored(component)?;
+        }
         let Entry { target, standing } = entry;
         let failed = |source| unwritable(&self.store, source);
         let folder = target.parent().unwrap_or(self.store.root());
@@ -458,6 +543,7 @@ impl Importer {
     }
 }
 
+/// Whether a version can be a directory's name.
 fn can_be_a_name(version: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
     (1..=64).contains(&version.len()) && !version.starts_with('.') && version.chars().all(plain)

@@ -101,10 +101,13 @@ pub enum ImportError {
     },
     /// An image that cannot be read.
     #[error(transparent)]
-    Image(#[from] FormatError),
+    Image(FormatError),
     /// The baseline's manifest.
     #[error(transparent)]
     Manifest(#[from] CacheError),
+    /// A package that is not what its checksums and signatures say.
+    #[error(transparent)]
+    Package(#[from] FormatError),
     /// A version that cannot be a directory's name.
     #[error(
         "baseline {id}: version \"{version}\" cannot be kept: letters, digits and . _ + - only, 64 at most"
@@ -158,6 +161,7 @@ impl Hinted for ImportError {
                     .into()
             }
             Self::Manifest(error) => return error.hint(),
+            Self::Package(error) => return error.hint(),
             Self::Version { .. } => "correct the version in its manifest".into(),
             Self::Conflict { id, version } => {
                 format!("give the new one another version, or first: carena cache remove {id}@{version}")

@@ -6,13 +6,16 @@
 //! layout on disk, [`import`] brings in, [`check`] verifies and removes, [`serve`] gives out. This module must never make
 //! start-up wait: nothing is read before a baseline is asked for.
 
+pub mod certificates;
 pub mod check;
 mod coding;
 pub mod compose;
 pub mod container;
+mod content;
 mod embedded;
 mod error;
 pub mod export;
+pub mod foreign;
 mod frames;
 pub mod import;
 mod import_container;

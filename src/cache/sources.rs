@@ -51,7 +51,9 @@ pub fn recognise(path: &Path) -> Result<Vec<Found>, ImportError> {
         return Ok(vec![Found::Container(path.to_owned())]);
     }
     let mut file = File::open(path).map_err(unreadable)?;
-    let Some(folders) = folder::baselines(&path.display().to_string(), &mut file)? else {
+    let Some(folders) =
+        folder::baselines(&path.display().to_string(), &mut file).map_err(ImportError::Image)?
+    else {
         return Ok(vec![Found::Payload(path.to_owned())]);
     };
     if folders.is_empty() {

@@ -9,6 +9,7 @@ use clap::{Args, Subcommand};
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
+use crate::cache::certificates::Certificates;
 use crate::cache::check::{CheckError, Claim};
 use crate::cache::{Cache as Layers, CacheError, Place, Store};
 use crate::deploy::unfinished::{Unfinished, unfinished};
@@ -16,6 +17,7 @@ use crate::error::{chain, explain};
 use crate::firmware::outcome::Exit;
 use crate::firmware::signature::{Standing, Unsigned};
 
+use super::foreign;
 use super::import;
 use super::setup::{Ended, state};
 use super::terminal::{complain, say};
@@ -38,8 +40,8 @@ enum Verb {
     /// Bring baselines and payloads in
     #[command(after_help = IMPORT_HELP)]
     Import {
-        /// A directory with a baseline.toml, a stick or ISO image with some of them, a file of carena baseline export, any
-        /// other file, or - for standard input
+        /// A directory with a baseline.toml, a stick or ISO image with some of them, a file of carena baseline export, makers'
+        /// packages (files, directories, service packs), any other file, or - for standard input
         #[arg(required = true, value_name = "PATH")]
         paths: Vec<PathBuf>,
         /// Take these baselines though nobody who is trusted has signed them; they are shown as that from then on
@@ -48,6 +50,11 @@ enum Verb {
         /// Refuse what would make the cache larger than this: bytes, or with KiB, MiB, GiB, TiB
         #[arg(long, value_name = "SIZE", value_parser = size)]
         cache_max: Option<u64>,
+        /// A certificate (PEM) that LVFS cabinets must be signed by, from now on: it is kept
+        #[arg(long, value_name = "CERT.pem")]
+        trust: Vec<PathBuf>,
+        #[command(flatten)]
+        made: foreign::Told,
     },
     /// Show what there is
     List,
@@ -79,9 +86,12 @@ pub fn cache(told: Cache) -> Result<Exit, Ended> {
     let directory = state(told.state);
     let store = Store::at(&directory);
     match told.verb {
-        Verb::Import { paths, unsigned_ok, cache_max } => {
+        Verb::Import { paths, unsigned_ok, cache_max, trust, made } => {
             let unsigned = if unsigned_ok { Unsigned::Accept } else { Unsigned::Refuse };
-            import::import(store, &paths, (cache_max, unsigned), told.json)
+            let certificates = Certificates::at(&directory);
+            let trust = certificates.add(&trust).and_then(|()| certificates.trust());
+            let trust = trust.map_err(|error| Ended::with(Exit::BadInput, &error))?;
+            import::import(store, &paths, (cache_max, unsigned, trust), &made.choice(), told.json)
         }
         Verb::List => list(&Layers::at(&directory), &store, told.json),
         Verb::Verify => verify(&store, told.json),

@@ -7,14 +7,17 @@ use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
 use crate::cache::container::{BLOCK, is_container};
+use crate::cache::foreign::{Choice, ForeignError};
 use crate::cache::import::{Expected, ImportedBaseline, Importer, Payload};
 use crate::cache::sources::{Found, recognise};
 use crate::cache::{ImportError, Store};
 use crate::error::explain;
+use crate::firmware::formats::Trust;
 use crate::firmware::outcome::Exit;
 use crate::firmware::signature::Unsigned;
 
 use super::cache::{bar, plural};
+use super::foreign::{Sources, complain_of, grouped};
 use super::setup::Ended;
 use super::terminal::{complain, say};
 
@@ -22,26 +25,16 @@ use super::terminal::{complain, say};
 pub fn import(
     store: Store,
     paths: &[PathBuf],
-    (max, unsigned): (Option<u64>, Unsigned),
+    (max, unsigned, trust): (Option<u64>, Unsigned, Trust),
+    choice: &Choice,
     json: bool,
 ) -> Result<Exit, Ended> {
     let importer = Importer::new(store, max).map_err(|error| Ended::with(Exit::Other, &error))?;
-    let importer = importer.telling(unsigned);
+    let importer = importer.telling(unsigned).trusting(trust);
     let (mut failed, mut news) = (None, false);
-    for path in paths {
-        let found = match path.to_str() {
-            Some("-") => Ok(vec![None]),
-            _ => recognise(path).map(|found| found.into_iter().map(Some).collect()),
-        };
-        let imported = |found| match found {
-            Some(found) => import_one(&importer, path, &found, json),
-            None => standard_input(&importer, json),
-        };
-        let results: Vec<_> = match found {
-            Ok(found) => found.into_iter().map(imported).collect(),
-            Err(error) => vec![Err(error)],
-        };
-        for result in results {
+    for sources in grouped(paths) {
+        let path = sources.path();
+        for result in import_sources(&importer, &sources, choice, json) {
             match result {
                 Ok(was_there) => news |= !was_there,
                 Err(error) => {
@@ -63,7 +56,50 @@ pub fn import(
     Ok(exit)
 }
 
-fn exit(error: &ImportError) -> Exit {
+/// Whether all of it was there already, of each thing that is there.
+fn import_sources(
+    importer: &Importer,
+    sources: &Sources,
+    choice: &Choice,
+    json: bool,
+) -> Vec<Result<bool, ForeignError>> {
+    let path = match sources {
+        Sources::Ours(path) => path,
+        Sources::Makers(paths) => return vec![makers(importer, paths, choice, json)],
+    };
+    if path.to_str() == Some("-") {
+        return vec![standard_input(importer, json).map_err(ForeignError::from)];
+    }
+    match recognise(path) {
+        Ok(found) => {
+            let one = |found: &Found| Ok(import_one(importer, path, found, json)?);
+            found.iter().map(one).collect()
+        }
+        Err(error) => vec![Err(error.into())],
+    }
+}
+
+fn makers(importer: &Importer, paths: &[PathBuf], choice: &Choice, json: bool) -> Result<bool, ForeignError> {
+    let bar = bar(json);
+    let made = importer.foreign(paths, choice, &mut follow(&bar));
+    let made = match made {
+        // Neither that nor a baseline: what is known of both.
+        Err(ForeignError::Nothing { path }) => {
+            recognise(&path)?;
+            return Err(ForeignError::Nothing { path });
+        }
+        made => made?,
+    };
+    bar.finish_and_clear();
+    if !json {
+        complain_of(&made.left_out);
+    }
+    let path = paths.first().map_or(Path::new(""), |path| path);
+    Ok(tell_baseline(path, &made.imported, &made.left_out, json))
+}
+
+fn exit(error: &ForeignError) -> Exit {
+    let ForeignError::Import(error) = error else { return Exit::BadInput };
     match error {
         ImportError::Source { .. }
         | ImportError::Store { .. }
@@ -92,14 +128,14 @@ fn import_one(importer: &Importer, path: &Path, found: &Found, json: bool) -> Re
         Found::Baseline(tree) => {
             let imported = importer.baseline(tree, &mut told)?;
             bar.finish_and_clear();
-            Ok(tell_baseline(tree.root(), &imported, json))
+            Ok(tell_baseline(tree.root(), &imported, &[], json))
         }
         Found::Container(file) => {
             let source = std::fs::File::open(file);
             let source = source.map_err(|source| ImportError::Source { path: file.clone(), source })?;
             let imported = importer.container(file, source, &mut told)?;
             bar.finish_and_clear();
-            Ok(tell_baseline(file, &imported, json))
+            Ok(tell_baseline(file, &imported, &[], json))
         }
         Found::Payload(file) => {
             let payload = importer.file(file, Expected::default(), &mut told)?;
@@ -119,20 +155,21 @@ fn standard_input(importer: &Importer, json: bool) -> Result<bool, ImportError> 
     if is_container(&first) {
         let imported = importer.container(name, Cursor::new(first).chain(input), &mut told)?;
         bar.finish_and_clear();
-        return Ok(tell_baseline(name, &imported, json));
+        return Ok(tell_baseline(name, &imported, &[], json));
     }
     let payload = importer.stream(name, Cursor::new(first).chain(input), Expected::default(), &mut told)?;
     bar.finish_and_clear();
     Ok(tell_payload(Path::new("-"), &payload, json))
 }
 
-fn tell_baseline(path: &Path, imported: &ImportedBaseline, json: bool) -> bool {
+fn tell_baseline(path: &Path, imported: &ImportedBaseline, left_out: &[String], json: bool) -> bool {
     let (id, version) = (&imported.baseline.id, &imported.baseline.version);
     if json {
         let payloads: Vec<Value> = imported.payloads.iter().map(payload_json).collect();
         let state = state_of(imported.was_there);
-        say(&json!({"path": path, "state": state, "baseline": id, "version": version,
-                    "signature": imported.standing, "payloads": payloads})
+        let components: Vec<_> = imported.baseline.components.iter().map(|component| &component.id).collect();
+        say(&json!({"path": path, "state": state, "baseline": id, "version": version, "components": components,
+                    "signature": imported.standing, "payloads": payloads, "left_out": left_out})
         .to_string());
     } else {
         let stored: u64 = imported.payloads.iter().map(|payload| payload.stored).sum();

@@ -9,6 +9,7 @@ mod cache;
 mod control;
 mod deploy;
 mod firmware;
+mod foreign;
 mod import;
 mod progress;
 mod setup;

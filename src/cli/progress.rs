@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
 
-use crate::deploy::event::{Event, State, Step};
+use crate::deploy::event::{Bytes, Event, State, Step};
 
 use super::terminal::{complain, say};
 
@@ -110,9 +110,7 @@ impl Progress {
         }
         let bar = self.nodes.entry(event.node.clone()).or_insert_with(|| {
             let bar = bars.add(ProgressBar::new(1));
-            if let Ok(style) =
-                ProgressStyle::with_template("{prefix:32!} {msg:40!} {wide_bar} {bytes:>10} {spinner}")
-            {
+            if let Ok(style) = ProgressStyle::with_template("{prefix:32!} {msg:40!} {wide_bar} {spinner}") {
                 bar.set_style(style);
             }
             bar.set_prefix(event.node.clone());
@@ -122,17 +120,29 @@ impl Progress {
         if let Some(bytes) = event.bytes {
             bar.set_length(bytes.total);
             bar.set_position(bytes.done);
+        } else if let Some(percent) = event.percent {
+            bar.set_length(100);
+            bar.set_position(u64::from(percent));
         }
-        match &event.message {
-            Some(message) if event.state == State::Progress => {
-                bar.set_message(format!("{} {message}", event.step.name()));
-            }
-            _ => bar.set_message(event.step.name()),
-        }
+        bar.set_message(words(event));
         if event.step == Step::Result {
             bar.finish_with_message(if event.state == State::Done { "done" } else { "failed" });
             self.nodes.remove(&event.node);
         }
+    }
+}
+
+/// What a bar says.
+fn words(event: &Event) -> String {
+    let step = event.step.name();
+    let far = match (event.bytes, event.percent) {
+        (Some(Bytes { done, .. }), _) => format!(" {}", HumanBytes(done)),
+        (None, Some(percent)) => format!(" {percent} %"),
+        (None, None) => String::new(),
+    };
+    match &event.message {
+        Some(message) if event.state == State::Progress => format!("{step}{far} {message}"),
+        _ => format!("{step}{far}"),
     }
 }
 

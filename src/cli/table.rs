@@ -110,6 +110,10 @@ pub fn inventory(address: &str, inventory: &Inventory) {
     for entry in &inventory.esrt {
         say(&format!("    {:<12} {}  version {}", "UEFI", entry.guid, entry.version));
     }
+    for device in &inventory.fwupd {
+        let name = known(&device.name);
+        say(&format!("    {:<12} {name}  version {}", "fwupd", known(&device.version)));
+    }
     if let Some(bmc) = &inventory.bmc {
         say(&format!("    {:<12} firmware {}", "BMC", known(&bmc.firmware_version)));
     }

@@ -25,6 +25,7 @@ use super::install;
 use super::path::{Established, Interrupt, Path};
 use super::resume::{Restarting, Resumed, Stage};
 use super::run::Run;
+use super::verify;
 
 /// An engine that is told to stop says goodbye within this; if not, the unwind ends it.
 const GOODBYE_MAX: Duration = Duration::from_secs(5);
@@ -223,6 +224,9 @@ impl<'a> Cycle<'a> {
         match self.ask(established, Request::Inventory, Interrupt::OnCancel).await? {
             Reply::Inventory(inventory) => self.inventory = Some(inventory),
             _ => return Err(CycleError::Protocol),
+        }
+        if verify::asks_fwupd(self.run) {
+            verify::ask_fwupd(self, established, Interrupt::OnCancel).await?;
         }
         self.tell(State::Done, None);
         install::all(self, established).await

@@ -111,6 +111,15 @@ pub struct Bytes {
     pub total: u64,
 }
 
+/// How far something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HowFar {
+    /// A transfer.
+    Bytes(Bytes),
+    /// An installer, as it says itself.
+    Percent(u8),
+}
+
 /// One event.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
@@ -133,6 +142,9 @@ pub struct Event {
     /// How far a transfer is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<Bytes>,
+    /// How far an installer is, as it says itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub percent: Option<u8>,
     /// In words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
@@ -150,6 +162,7 @@ impl Event {
             state,
             component: None,
             bytes: None,
+            percent: None,
             message: None,
         }
     }

@@ -120,6 +120,7 @@ mod tests {
                 state: State::Done,
                 component: None,
                 bytes: None,
+                percent: None,
                 message: None,
             });
         }

@@ -4,14 +4,16 @@
 //! order, and one whose prerequisite failed is skipped. One whose prerequisite is active only after a restart waits for
 //! the next hop; there it is planned anew, from what the node has then.
 
+use std::cmp::Ordering;
+
 use crate::access::control::ControlError;
 use crate::error::chain;
-use crate::firmware::component::{Component, ExitMeaning};
+use crate::firmware::component::Component;
 use crate::firmware::installed::Known;
 use crate::firmware::outcome::Outcome;
 use crate::fleet::Reboot;
 use crate::wire::id::ComponentId;
-use crate::wire::message::{Failure, FailureKind, Install, Installed, Reply, Request};
+use crate::wire::message::{Failure, FailureKind, Install, Installed, Reply, Request, VendorLog};
 
 use super::cancel::CANCELLED;
 use super::cycle::Cycle;
@@ -115,6 +117,9 @@ async fn fits(
     if let Err(why) = component.rules.fit(cycle.inventory.as_deref().ok_or(CycleError::Protocol)?) {
         return Ok(Err(Outcome::NotApplicable(why)));
     }
+    if let Some(why) = component.needs_another() {
+        return Ok(Err(Outcome::NotApplicable(why.into())));
+    }
     for need in &component.needs {
         let source = (&need.version_of, need.version_format);
         let read = Freshness::Found;
@@ -203,9 +208,12 @@ pub fn fill_in(run: &Run, components: &mut Vec<ComponentSummary>, why: Option<&s
 }
 
 /// Whether an installer is to be started, or was by an earlier process of this box.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Begun {
-    Now,
+    /// Now; this version is there.
+    Now {
+        from: Option<String>,
+    },
     Before,
 }
 
@@ -217,6 +225,13 @@ async fn one(
     from: Option<String>,
 ) -> Result<ComponentSummary, CycleError> {
     let mut summary = ComponentSummary::new(&component.id, from, None, Outcome::Skipped(CANCELLED.into()));
+    // Written again, the version proves nothing.
+    let is_news = summary.from.as_deref().and_then(|from| component.order_of(from)) != Some(Ordering::Equal);
+    if is_news && let Some(version) = brought_along(cycle, established, component).await? {
+        summary.outcome = Outcome::Updated;
+        summary.to = Some(version);
+        return Ok(summary);
+    }
     cycle.enter(Step::Send)?;
     match send::send(cycle, established, component).await {
         Ok(Some(sent)) => cycle
@@ -237,7 +252,8 @@ async fn one(
     cycle.enter(Step::Install)?;
     cycle.before.ask(&component.id);
     cycle.keep(Some(established), Stage::Working).await?;
-    match installed(cycle, established, component, Begun::Now).await {
+    let begun = Begun::Now { from: summary.from.clone() };
+    match installed(cycle, established, component, begun).await {
         Ok(Ok(installed)) => verified(cycle, established, component, summary, installed).await,
         Ok(Err(outcome)) => {
             summary.outcome = outcome;
@@ -252,6 +268,27 @@ async fn one(
     }
 }
 
+/// The version of a component that another one with the same payload has brought: one package may be for several devices,
+/// and its installer takes all of them at once.
+async fn brought_along(
+    cycle: &mut Cycle<'_>,
+    established: &mut Established,
+    component: &Component,
+) -> Result<Option<String>, CycleError> {
+    let baseline = cycle.run.baseline.clone();
+    let mut same = baseline.components.iter().filter(|other| other.sha256 == component.sha256);
+    let has_changed = |other: &Component| {
+        cycle.components.iter().any(|done| done.id == other.id && done.outcome.is_change())
+    };
+    if !same.any(has_changed) {
+        return Ok(None);
+    }
+    let now = Freshness::Now;
+    let known = verify::read_back(cycle, established, component, now, Interrupt::OnCancel).await?;
+    let is_it = |version: &String| component.order_of(version).is_some_and(Ordering::is_eq);
+    Ok(known.ok().flatten().filter(is_it))
+}
+
 /// The installer's end as the engine tells it; within, how the component ended where the engine could not run it.
 async fn installed(
     cycle: &mut Cycle<'_>,
@@ -260,11 +297,16 @@ async fn installed(
     begun: Begun,
 ) -> Result<Result<Installed, Outcome>, CycleError> {
     cycle.under_way = Some(component.id.clone());
+    let from = match &begun {
+        Begun::Now { from } => from.as_deref(),
+        Begun::Before => None,
+    };
     let install = Request::Install(Install {
         component: component.id.clone(),
         sha256: component.sha256,
-        how: component.how(),
+        how: component.how(from),
         expected_s: component.expected_s,
+        logs: component.logs(),
     });
     match run(cycle, established, component, install, begun).await {
         Ok(installed) => Ok(Ok(installed)),
@@ -284,10 +326,15 @@ async fn verified(
     summary: ComponentSummary,
     installed: Installed,
 ) -> Result<ComponentSummary, CycleError> {
-    let failed = meaning(component, &installed).err();
+    let failed = component.meaning(&installed).err();
     match &failed {
-        Some(why) => cycle.tell(State::Failed, Some(format!("{}: {why}", cycle.node.address))),
-        None => {
+        Some(Outcome::Failed(why)) => {
+            cycle.tell(State::Failed, Some(format!("{}: {why}", cycle.node.address)));
+        }
+        Some(Outcome::Skipped(why) | Outcome::NotApplicable(why)) => {
+            cycle.tell(State::Done, Some(why.clone()));
+        }
+        _ => {
             cycle.tell(State::Done, None);
             cycle.run.tell(&cycle.node.address, Step::Verify, State::Started, None);
         }
@@ -308,20 +355,6 @@ async fn verified(
     }
 }
 
-/// What an installer's end means; an error is its failure, in words.
-fn meaning(component: &Component, installed: &Installed) -> Result<ExitMeaning, String> {
-    if let Some(meaning) = installed.code.and_then(|code| component.meaning(code)) {
-        return Ok(meaning);
-    }
-    let ended = match (installed.code, installed.signal) {
-        (Some(code), _) => format!("the installer ended with exit code {code}"),
-        (None, Some(signal)) => format!("the installer was ended by signal {signal}"),
-        (None, None) => "the installer ended without an exit code".to_owned(),
-    };
-    let last = installed.log.lines().rev().find(|line| !line.trim().is_empty());
-    Err(last.map_or(ended.clone(), |line| format!("{ended}: {}", line.trim())))
-}
-
 /// How a component ended, from what its installer said and what was read back.
 fn conclude(
     component: &Component,
@@ -329,13 +362,25 @@ fn conclude(
     installed: Installed,
     known: &Known,
 ) -> ComponentSummary {
-    summary.outcome = match meaning(component, &installed) {
+    summary.outcome = match component.meaning(&installed) {
         Ok(meaning) => verify::judge(component, meaning, summary.from.as_deref(), known),
-        Err(why) => Outcome::Failed(why),
+        Err(outcome) => outcome,
     };
     summary.to = known.clone().ok().flatten();
-    summary.log = summary.outcome.is_failure().then_some(installed.log);
+    summary.log = summary.outcome.is_failure().then(|| whole_log(installed));
     summary
+}
+
+/// An installer's output, and the ends of the logs that it wrote beside.
+fn whole_log(installed: Installed) -> String {
+    let mut log = installed.log;
+    for VendorLog { path, text } in installed.logs {
+        if !log.is_empty() && !log.ends_with('\n') {
+            log.push('\n');
+        }
+        log.push_str(&format!("[{path} on the node, its end]\n{text}"));
+    }
+    log
 }
 
 /// Runs the installer and waits for its end, whatever happens to the connection meanwhile: from here on a cancel

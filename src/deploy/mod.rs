@@ -23,6 +23,7 @@ pub mod follow;
 pub mod install;
 pub mod known;
 pub mod path;
+pub mod percent;
 pub mod plan;
 pub mod reboot;
 pub mod records;

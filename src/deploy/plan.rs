@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 
 use crate::firmware::component::Component;
-use crate::firmware::installed::Known;
+use crate::firmware::installed::{Known, VersionSource};
 use crate::firmware::outcome::Outcome;
 use crate::fleet::{Mode, Options, Reboot};
 use crate::wire::id::ComponentId;
@@ -18,6 +18,8 @@ use super::event::ComponentSummary;
 /// What is clear before anything is sent; none when the component is to be installed.
 pub fn verdict(mode: Mode, component: &Component, known: &Known) -> Option<Outcome> {
     let installed = match known {
+        // Its installer decides.
+        Err(_) if component.read_back.is_none() => return None,
         Err(why) => return Some(Outcome::Failed(format!("the installed version is not known: {why}"))),
         Ok(None) => return absent(component),
         Ok(Some(installed)) => installed,
@@ -45,6 +47,14 @@ fn absent(component: &Component) -> Option<Outcome> {
 /// Why a component would be installed, and what that takes, for a dry run.
 pub fn reason(mode: Mode, component: &Component, installed: Option<&str>) -> String {
     let brings = &component.version;
+    if let VersionSource::None(why) = &component.read_back {
+        let seconds = component.expected_s;
+        return format!(
+            "what is installed cannot be told ({why}): the installer of {brings} decides; {} bytes to send, about {seconds} s \
+             to install",
+            component.size
+        );
+    }
     let why = match installed.map(|installed| (installed, component.order_of(installed))) {
         None => format!("nothing is installed, {brings} would be"),
         Some((installed, Some(Ordering::Less))) => format!("{installed} is installed, {brings} is newer"),

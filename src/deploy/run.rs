@@ -15,7 +15,7 @@ use crate::wire::id::{ComponentId, DeploymentId};
 use super::authority::Authority;
 use super::cancel::Cancels;
 use super::error::CycleError;
-use super::event::{Bytes, Event, State, Step};
+use super::event::{Event, HowFar, State, Step};
 use super::events::EventLog;
 use super::store::Store;
 use super::unwind;
@@ -131,10 +131,10 @@ impl Run {
         node: &str,
         step: Step,
         component: &ComponentId,
-        bytes: Option<Bytes>,
+        far: Option<HowFar>,
         message: Option<String>,
     ) {
-        self.publish(node, step, State::Progress, Some(component.clone()), bytes, message);
+        self.publish(node, step, State::Progress, Some(component.clone()), far, message);
     }
 
     fn publish(
@@ -143,7 +143,7 @@ impl Run {
         step: Step,
         state: State,
         component: Option<ComponentId>,
-        bytes: Option<Bytes>,
+        far: Option<HowFar>,
         message: Option<String>,
     ) {
         match state {
@@ -151,6 +151,11 @@ impl Run {
             _ => tracing::info!(deployment = %self.deployment, node, step = step.name(), ?state, message),
         }
         let event = Event::new(&self.deployment, node, step, state);
-        self.events.publish(Event { component, bytes, message, ..event });
+        let (bytes, percent) = match far {
+            Some(HowFar::Bytes(bytes)) => (Some(bytes), None),
+            Some(HowFar::Percent(percent)) => (None, Some(percent)),
+            None => (None, None),
+        };
+        self.events.publish(Event { component, bytes, percent, message, ..event });
     }
 }

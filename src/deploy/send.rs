@@ -15,8 +15,9 @@ use crate::wire::message::{Failure, FailureKind, Fetch, Notice, Push, Reply, Req
 
 use super::cycle::Cycle;
 use super::error::CycleError;
-use super::event::{Bytes, Step};
+use super::event::{Bytes, HowFar, Step};
 use super::path::{Bring, Established, Interrupt, Path};
+use super::percent::percent;
 
 /// Notices that may wait for their reader; more are the engine's to hold back.
 const NOTICES_MAX: usize = 64;
@@ -107,8 +108,8 @@ async fn pushed(
     let mut progress = |done| {
         if told.is_none_or(|told| told.elapsed() >= EVENT_EVERY) {
             told = Some(Instant::now());
-            let bytes = Some(Bytes { done, total: component.size });
-            cycle.run.tell_component(&cycle.node.address, Step::Send, &component.id, bytes, None);
+            let far = Some(HowFar::Bytes(Bytes { done, total: component.size }));
+            cycle.run.tell_component(&cycle.node.address, Step::Send, &component.id, far, None);
         }
     };
     let open = Box::new(|from| cycle.run.payloads.read(component.sha256, from));
@@ -140,12 +141,14 @@ pub async fn with_notices(
 }
 
 fn tell(cycle: &Cycle<'_>, component: &Component, step: Step, notice: &Notice) {
-    let (bytes, message) = match notice {
-        Notice::Fetching { done, total } => (Some(Bytes { done: *done, total: *total }), None),
-        Notice::Pushed { done } => (Some(Bytes { done: *done, total: component.size }), None),
-        Notice::Installing { seconds, line } => (None, Some(format!("{seconds} s {line}"))),
+    let (far, message) = match notice {
+        Notice::Fetching { done, total } => (Some(HowFar::Bytes(Bytes { done: *done, total: *total })), None),
+        Notice::Pushed { done } => (Some(HowFar::Bytes(Bytes { done: *done, total: component.size })), None),
+        Notice::Installing { seconds, line } => {
+            (percent(line).map(HowFar::Percent), Some(format!("{seconds} s {line}")))
+        }
     };
-    cycle.run.tell_component(&cycle.node.address, step, &component.id, bytes, message);
+    cycle.run.tell_component(&cycle.node.address, step, &component.id, far, message);
 }
 
 /// Waits for the answer; a cancel, of the node or of this component, is told to the engine, which then answers "cancelled".

@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use crate::access::control::ControlError;
 use crate::error::chain;
 use crate::firmware::component::{Component, ExitMeaning};
+use crate::firmware::fwupd;
 use crate::firmware::installed::{Asked, Known, VersionSource};
 use crate::firmware::outcome::Outcome;
 use crate::firmware::version::VersionFormat;
@@ -14,6 +15,7 @@ use crate::wire::message::{FailureKind, Reply, Request};
 use super::cycle::Cycle;
 use super::error::CycleError;
 use super::path::{Established, Interrupt};
+use super::run::Run;
 
 /// Whether the inventory that is known will do, or what was written since must be seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,15 +38,13 @@ pub async fn read(
     interrupt: Interrupt,
 ) -> Result<Known, CycleError> {
     let is_old = freshness == Freshness::Now && source.is_device();
-    if source.needs_inventory() && (is_old || cycle.inventory.is_none()) {
-        match cycle.ask(established, Request::Inventory, interrupt).await {
-            Ok(Reply::Inventory(inventory)) => cycle.inventory = Some(inventory),
-            Ok(_) => return Err(CycleError::Protocol),
-            Err(CycleError::Control(ControlError::Engine(failure))) if failure.kind == FailureKind::Node => {
-                return Ok(Err(chain(&failure)));
-            }
-            Err(error) => return Err(error),
+    let asks_all = source.needs_inventory() && (cycle.inventory.is_none() || is_old && !source.is_fwupd());
+    if asks_all {
+        if let Err(why) = take_inventory(cycle, established, interrupt).await? {
+            return Ok(Err(why));
         }
+    } else if source.is_fwupd() && is_old {
+        ask_fwupd(cycle, established, interrupt).await?;
     }
     // A cycle that goes on after its box died has none, and most sources need none.
     let none = Inventory::default();
@@ -62,6 +62,61 @@ pub async fn read(
         }
         Err(error) => Err(error),
     }
+}
+
+/// Takes the inventory anew; what fwupd has listed stays with it, or is asked for where that is not known either.
+async fn take_inventory(
+    cycle: &mut Cycle<'_>,
+    established: &mut Established,
+    interrupt: Interrupt,
+) -> Result<Result<(), String>, CycleError> {
+    let mut inventory = match cycle.ask(established, Request::Inventory, interrupt).await {
+        Ok(Reply::Inventory(inventory)) => inventory,
+        Ok(_) => return Err(CycleError::Protocol),
+        Err(CycleError::Control(ControlError::Engine(failure))) if failure.kind == FailureKind::Node => {
+            return Ok(Err(chain(&failure)));
+        }
+        Err(error) => return Err(error),
+    };
+    let before = cycle.inventory.take();
+    let is_known = before.is_some();
+    if let Some(before) = before {
+        fwupd::keep(&mut inventory, *before);
+    }
+    cycle.inventory = Some(inventory);
+    if !is_known && asks_fwupd(cycle.run) {
+        ask_fwupd(cycle, established, interrupt).await?;
+    }
+    Ok(Ok(()))
+}
+
+/// Whether fwupd is asked at all: it takes a program of the node's, and most baselines need nothing of it. A dry run is
+/// for a person who looks, and changes nothing.
+pub fn asks_fwupd(run: &Run) -> bool {
+    run.dry_run || run.baseline.components.iter().any(Component::asks_fwupd)
+}
+
+/// What the node's fwupd lists comes into its inventory, or why that is not known.
+///
+/// # Errors
+/// [`CycleError`]; a node without fwupd is no error.
+pub async fn ask_fwupd(
+    cycle: &mut Cycle<'_>,
+    established: &mut Established,
+    interrupt: Interrupt,
+) -> Result<(), CycleError> {
+    let told = match cycle.ask(established, Request::Fwupd, interrupt).await {
+        Ok(Reply::Fwupd(json)) => Ok(json),
+        Ok(_) => return Err(CycleError::Protocol),
+        Err(CycleError::Control(ControlError::Engine(failure))) if failure.kind == FailureKind::Node => {
+            Err(chain(&failure))
+        }
+        Err(error) => return Err(error),
+    };
+    if let Some(inventory) = &mut cycle.inventory {
+        fwupd::found(inventory, told);
+    }
+    Ok(())
 }
 
 /// The version a component has on the node.
@@ -100,7 +155,10 @@ pub fn judge(component: &Component, meaning: ExitMeaning, from: Option<&str>, kn
         (ExitMeaning::Done, Ok(None), _) => {
             Outcome::Unverified("the installer reports success, but no version can be read back".into())
         }
-        (ExitMeaning::Done | ExitMeaning::Current, Err(why), _) => {
+        (ExitMeaning::Current, Err(why), _) => Outcome::Unverified(format!(
+            "the installer says that {wanted} or a newer version is there already, which cannot be checked: {why}"
+        )),
+        (ExitMeaning::Done, Err(why), _) => {
             Outcome::Unverified(format!("the installer reports success, but its version is not known: {why}"))
         }
     }

@@ -1,21 +1,23 @@
 //! Runs an installer, in a process group of its own, its output kept in bounds; and reads versions back.
 //!
-//! A running installer is never interrupted by a cancel, a lost box or the end of the lease. It is ended only when it
-//! shows no life, neither output nor CPU time, for a time no honest installer needs.
+//! A running installer is never interrupted by a cancel, a lost box or the end of the lease. It is ended only when it and
+//! all that it has started show no life, neither output nor CPU time, for a time no honest installer needs. What it
+//! unpacks goes into the engine's directory, and is gone when it has ended.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::lease::PATH;
-use super::linux;
 use super::log::Log;
 use super::session::{Done, Worker};
-use crate::paths::ENGINE_BUSY_FILE;
+use super::{family, fwupd, linux, nvme, vendor_log};
+use crate::paths::{ENGINE_BUSY_FILE, ENGINE_WORK_DIRECTORY};
 use crate::wire::message::{Failure, FailureKind, How, Install, Installed, ReadBack, Reply};
 
 /// Without any sign of life for this long, or ten times its expected duration, an installer is ended.
@@ -43,12 +45,49 @@ pub fn install(
     let busy = directory.join(ENGINE_BUSY_FILE);
     // Whoever would kill the engine or take its directory away asks this file first: whose process is the installer's.
     let mut noted = File::create(&busy).map_err(|error| node(format!("{}: {error}", busy.display())))?;
-    let result = run(job, payload, worker, &mut noted);
+    let mut run = |command| run(command, job, worker, &mut noted);
+    let result = match &job.how {
+        How::Command(words) => in_work_directory(directory, |work| {
+            let program = program(words, &payload.to_string_lossy());
+            let mut program = program.ok_or_else(|| node("the install command is empty".into()))?;
+            program.current_dir(work);
+            // Self-extracting archives unpack to one of these.
+            for name in ["TMPDIR", "TMP", "TEMP"] {
+                program.env(name, work);
+            }
+            run(program)
+        }),
+        How::Fwupd(allows) => fwupd::install(*allows, payload, directory, run),
+        How::Nvme(what) => {
+            // No program does this: it is the engine itself that must not be ended.
+            note(&mut noted, std::process::id());
+            Ok(nvme::install(what, payload, worker))
+        }
+    };
     let _ = std::fs::remove_file(&busy);
     result
 }
 
-fn node(message: String) -> Failure {
+/// A directory for what an installer unpacks, only as long as it runs.
+fn in_work_directory<T>(
+    directory: &Path,
+    work: impl FnOnce(&Path) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let path = directory.join(ENGINE_WORK_DIRECTORY);
+    // One that could not be taken away before.
+    let _ = std::fs::remove_dir_all(&path);
+    std::fs::DirBuilder::new()
+        .mode(0o700)
+        .create(&path)
+        .map_err(|error| node(format!("{}: {error}", path.display())))?;
+    let result = work(&path);
+    // What is left goes with the engine's directory.
+    let _ = std::fs::remove_dir_all(&path);
+    result
+}
+
+/// A failure of the node's.
+pub fn node(message: String) -> Failure {
     Failure { kind: FailureKind::Node, message }
 }
 
@@ -70,26 +109,20 @@ fn program(command: &[String], payload: &str) -> Option<Command> {
     Some(program)
 }
 
-fn run(job: &Install, payload: &Path, worker: &Worker, noted: &mut File) -> Result<Installed, Failure> {
+fn run(mut command: Command, job: &Install, worker: &Worker, noted: &mut File) -> Result<Installed, Failure> {
     let no_pipe = |error| node(format!("no pipe for the installer's output: {error}"));
-    let How::Command(words) = &job.how;
-    let Some(mut command) = program(words, &payload.to_string_lossy()) else {
-        return Err(node("the install command is empty".into()));
-    };
     let (reader, writer) = std::io::pipe().map_err(no_pipe)?;
     let second = writer.try_clone().map_err(no_pipe)?;
     command.stdout(writer).stderr(second);
-    let began = Instant::now();
+    let (began, began_at) = (Instant::now(), SystemTime::now());
+    family::keep_orphans();
     #[expect(clippy::disallowed_methods, reason = "this is the installer")]
     let spawned = command.spawn();
+    let name = command.get_program().to_string_lossy().into_owned();
     // Drops this side's ends of the pipe, so that it ends with the installer.
     drop(command);
-    let mut child = spawned
-        .map_err(|error| node(format!("starting {}: {error}", words.first().map_or("", |word| word))))?;
-    if let Ok(since) = linux::start_time_of(child.id()) {
-        // A full disk: then the engine's own process is all that tells of the installation.
-        let _ = writeln!(noted, "{} {since}", child.id());
-    }
+    let mut child = spawned.map_err(|error| node(format!("starting {name}: {error}")))?;
+    note(noted, child.id());
     let log = Arc::new(Mutex::new(Log::new()));
     let reading = std::thread::spawn({
         let log = log.clone();
@@ -102,7 +135,16 @@ fn run(job: &Install, payload: &Path, worker: &Worker, noted: &mut File) -> Resu
         std::thread::park_timeout(LOOK_EVERY);
     }
     let log = log.lock().unwrap_or_else(PoisonError::into_inner).text();
-    Ok(Installed { code: status.code(), signal: status.signal(), log, seconds: began.elapsed().as_secs() })
+    let seconds = began.elapsed().as_secs();
+    let logs = if status.success() { Vec::new() } else { vendor_log::read(&job.logs, &log, began_at) };
+    Ok(Installed { code: status.code(), signal: status.signal(), log, seconds, told: None, logs })
+}
+
+fn note(noted: &mut File, pid: u32) {
+    if let Ok(since) = linux::start_time_of(pid) {
+        // A full disk: then the engine's own process is all that tells of the installation.
+        let _ = writeln!(noted, "{pid} {since}");
+    }
 }
 
 /// Waits for the installer's end, and tells of it meanwhile.
@@ -123,7 +165,7 @@ fn watch(
         }
         if noticed.elapsed() >= Duration::from_secs(1) {
             noticed = Instant::now();
-            let used = cpu_time(child.id());
+            let used = family::cpu_time();
             if used != cpu {
                 (cpu, cpu_at) = (used, Instant::now());
             }
@@ -134,6 +176,7 @@ fn watch(
             worker.tell(Done::Installing { seconds: began.elapsed().as_secs(), line });
             if cpu_at.elapsed() > lifeless && said_at.elapsed() > lifeless {
                 end_group(child);
+                family::end();
             }
         }
         std::thread::park_timeout(LOOK_EVERY);
@@ -145,13 +188,6 @@ fn keep(mut reader: std::io::PipeReader, log: &Mutex<Log>) {
     while let Ok(n @ 1..) = reader.read(&mut chunk) {
         log.lock().unwrap_or_else(PoisonError::into_inner).take(chunk.get(..n).unwrap_or_default());
     }
-}
-
-/// CPU time of a process in clock ticks, its ended children included: fields 14 to 17 of `/proc/PID/stat`.
-fn cpu_time(pid: u32) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
-    fields.split(' ').skip(11).take(4).filter_map(|field| field.parse::<u64>().ok()).sum()
 }
 
 fn end_group(child: &Child) {
@@ -190,39 +226,54 @@ fn ask(command: &[String]) -> Reply {
         return failed("the read-back command is empty".into());
     };
     program.stdout(Stdio::piped()).stderr(Stdio::null());
-    #[expect(clippy::disallowed_methods, reason = "the component's own version query")]
+    match finish(program, first_line, READ_BACK_MAX) {
+        Ok((status, version)) if status.success() => Reply::Version(version),
+        Ok((status, _)) => failed(format!("{name}: {status}")),
+        Err(why) => failed(format!("{name}: {why}")),
+    }
+}
+
+/// Runs a program that only tells something to its end, and reads what it tells. Past `bound` it is ended.
+///
+/// # Errors
+/// Why not, in words.
+pub fn finish<T: Send + 'static>(
+    mut program: Command,
+    read: impl FnOnce(ChildStdout) -> std::io::Result<T> + Send + 'static,
+    bound: Duration,
+) -> Result<(ExitStatus, T), String> {
+    #[expect(clippy::disallowed_methods, reason = "a query, which changes nothing")]
     let spawned = program.spawn();
-    let mut child = match spawned {
-        Ok(child) => child,
-        Err(error) => return failed(format!("{name}: {error}")),
-    };
-    let Some(output) = child.stdout.take() else { return failed(format!("{name}: no pipe")) };
-    let reading = std::thread::spawn(move || first_line(output));
+    let mut child = spawned.map_err(|error| error.to_string())?;
+    let output = child.stdout.take().ok_or("no pipe")?;
+    let reading = std::thread::spawn(move || read(output));
     let began = Instant::now();
     let status = loop {
         match child.try_wait() {
             Ok(Some(status)) => break status,
-            Ok(None) if began.elapsed() > READ_BACK_MAX => end_group(&child),
+            Ok(None) if began.elapsed() > bound => end_group(&child),
             Ok(None) => {}
-            Err(error) => return failed(format!("{name}: {error}")),
+            Err(error) => return Err(error.to_string()),
         }
         std::thread::park_timeout(LOOK_EVERY);
     };
-    if !status.success() {
-        let late = if began.elapsed() > READ_BACK_MAX { " after 30 s without an end" } else { "" };
-        return failed(format!("{name}: {status}{late}"));
+    if began.elapsed() > bound && !status.success() {
+        return Err(format!("{status} after {} s without an end", bound.as_secs()));
     }
     // What the program left in the background may hold the pipe: it is not waited for.
     let waited = Instant::now();
     while !reading.is_finished() && waited.elapsed() < Duration::from_secs(1) {
         std::thread::park_timeout(LOOK_EVERY);
     }
+    if !status.success() && !reading.is_finished() {
+        return Err(status.to_string());
+    }
     if !reading.is_finished() {
-        return failed(format!("{name}: its output does not end"));
+        return Err("its output does not end".into());
     }
     match reading.join() {
-        Ok(Ok(version)) => Reply::Version(version),
-        Ok(Err(error)) => failed(format!("{name}: {error}")),
-        Err(_) => failed(format!("{name}: its output cannot be read")),
+        Ok(Ok(told)) => Ok((status, told)),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("its output cannot be read".into()),
     }
 }

@@ -53,7 +53,7 @@ impl Log {
         let mut bytes: Vec<u8> = last.copied().collect();
         bytes.reverse();
         let text = String::from_utf8_lossy(&bytes);
-        let line = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("").trim();
+        let line = text.split(['\n', '\r']).rev().find(|line| !line.trim().is_empty()).unwrap_or("").trim();
         let mut short = heapless::String::new();
         for character in line.chars().filter(|character| !character.is_control()) {
             if short.push(character).is_err() {

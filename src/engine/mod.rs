@@ -2,18 +2,21 @@
 //!
 //! Blocking and small: no runtime, no console. [`linux`] holds what is particular to the system, [`claim`] keeps a
 //! second engine away, [`session`] is the conversation with the box, [`attach`] lets it in through SSH, [`fetch`],
-//! [`push`] and [`install`] are the work, [`inventory`] what the node is. When its box falls silent for the lease it
+//! [`push`] and [`install`] are the work, [`fwupd`] what the node's own tool does of it, [`nvme`] what needs no tool, [`inventory`] what the node is. When its box falls silent for the lease it
 //! closes its port, removes itself and ends. It must never interrupt a running installation, and never write outside
 //! its own directory.
 
 mod attach;
 mod claim;
+mod family;
 mod fetch;
+mod fwupd;
 mod install;
 mod inventory;
 mod lease;
 mod linux;
 mod log;
+mod nvme;
 mod payload;
 mod peer;
 mod provider;
@@ -21,6 +24,7 @@ mod push;
 mod session;
 mod tls;
 mod unpack;
+mod vendor_log;
 
 use std::io::{Read as _, Write as _};
 use std::path::Path;

@@ -18,7 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::payload::{Asker, Ended, Job, Next, Payloads, failure};
 use super::peer::{Arrival, Peer, Stream};
 use super::tls::Tls;
-use super::{fetch, install, inventory, lease, payload, push};
+use super::{fetch, fwupd, install, inventory, lease, payload, push};
 use crate::digest::Sha256;
 use crate::wire::PROTOCOL;
 use crate::wire::id::ComponentId;
@@ -316,6 +316,10 @@ impl Engine {
             Request::Inventory => {
                 self.answer(asker, || Reply::Inventory(Box::new(inventory::read())));
             }
+            Request::Fwupd => {
+                let directory = self.directory.clone();
+                self.answer(asker, move || fwupd::list(&directory));
+            }
             Request::ReadBack(read_back) => {
                 self.answer(asker, move || install::read_back(&read_back));
             }
@@ -465,6 +469,7 @@ impl Engine {
         for (_, result) in self.installed.iter_mut().take(old) {
             if let Ok(installed) = result {
                 installed.log.clear();
+                installed.logs.clear();
             }
         }
     }

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use serde::{Deserialize, Serialize};
 
-use super::component::Component;
+use super::component::{Component, Format};
+use super::installed::VersionSource;
 use crate::error::Hinted;
 use crate::wire::id::{BaselineId, ComponentId};
 
@@ -83,8 +84,26 @@ impl Baseline {
                 return Err(format!("component {id}: size is 0"));
             }
             let command = component.install.as_ref().map(|install| &install.command);
-            if command.is_none_or(Vec::is_empty) {
-                return Err(format!("component {id}: it has no install command"));
+            match component.format {
+                Format::Plain if command.is_none_or(Vec::is_empty) => {
+                    return Err(format!("component {id}: it has no install command"));
+                }
+                Format::LvfsCab if command.is_some() => {
+                    return Err(format!("component {id}: fwupd installs it, not a command"));
+                }
+                Format::LvfsCab if component.rules.fwupd_guid.is_empty() => {
+                    return Err(format!("component {id}: match names no fwupd_guid"));
+                }
+                Format::Nvme if command.is_some() => {
+                    return Err(format!("component {id}: the engine installs it, not a command"));
+                }
+                Format::Nvme if !matches!(component.read_back, VersionSource::Disk(_)) => {
+                    return Err(format!("component {id}: read_back names no disk model"));
+                }
+                _ if command.is_some_and(Vec::is_empty) => {
+                    return Err(format!("component {id}: its install command is empty"));
+                }
+                _ => {}
             }
             if component.version.trim().is_empty() {
                 return Err(format!("component {id}: the version is empty"));

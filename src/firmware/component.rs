@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::fwupd;
 use super::installed::VersionSource;
+use super::installer::{self, By, Said};
+use super::outcome::Outcome;
 use super::rules::{Need, Rules};
 use super::version::VersionFormat;
 use crate::digest::Sha256;
 use crate::wire::id::ComponentId;
-use crate::wire::message::How;
+use crate::wire::message::{FwupdAllows, How, Installed, Nvme};
 
 /// A component, as its baseline's manifest describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,9 +68,29 @@ pub struct Component {
 pub enum Format {
     /// Bytes that the manifest's command knows what to do with.
     Plain,
+    /// A cabinet of the Linux Vendor Firmware Service, which the node's fwupd installs.
+    LvfsCab,
+    /// A firmware image of NVMe disks, as the disk takes it.
+    Nvme,
+    /// HPE smart component, a self-extracting script that installs itself.
+    HpeScexe,
+    /// RPM package of HPE's that flashes by a program in it.
+    HpeRpm,
+    /// HPE smart component as archive, with nothing in it that runs on Linux.
+    HpeSmart,
+    /// HPE firmware package, for controllers and UEFI.
+    HpeFwpkg,
+    /// RPM package, by the node's rpm.
+    Rpm,
+    /// Debian package, by the node's dpkg.
+    Deb,
+    /// Dell Update Package, a self-extracting script that installs itself.
+    DellDup,
+    /// PLDM firmware package, for controllers.
+    Pldm,
 }
 
-/// How a plain payload is installed.
+/// How a payload is installed, where its format does not say, or not rightly.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InstallCommand {
@@ -101,26 +124,116 @@ impl InstallCommand {
     }
 }
 
+/// The engine's own words for what became of NVMe disks.
+fn nvme_ended(installed: &Installed) -> Result<ExitMeaning, Outcome> {
+    match installed.code {
+        Some(Nvme::DONE) => Ok(ExitMeaning::Done),
+        Some(Nvme::AFTER_RESTART) => Ok(ExitMeaning::RebootNeeded),
+        Some(Nvme::CURRENT) => Ok(ExitMeaning::Current),
+        Some(Nvme::NONE) => Ok(ExitMeaning::NotApplicable),
+        _ => {
+            let why = installed.log.lines().next_back().unwrap_or("the engine does not say why");
+            Err(Outcome::Failed(why.to_owned()))
+        }
+    }
+}
+
 impl Component {
-    /// What the engine is asked for.
-    pub fn how(&self) -> How {
-        match self.format {
-            // A manifest without a command was refused when it was read.
-            Format::Plain => {
-                How::Command(self.install.as_ref().map_or_else(Vec::new, |install| install.command.clone()))
+    /// What the engine is asked for; `installed` is the version there is.
+    pub fn how(&self, installed: Option<&str>) -> How {
+        let order = installed.and_then(|installed| self.order_of(installed));
+        if let Some(install) = &self.install {
+            return How::Command(install.command.clone());
+        }
+        match installer::of(self.format) {
+            By::Fwupd => How::Fwupd(FwupdAllows {
+                older: order == Some(Ordering::Greater),
+                reinstall: order == Some(Ordering::Equal),
+            }),
+            By::Engine => How::Nvme(Nvme {
+                // A manifest that reads back anything else was refused when it was read.
+                model: match &self.read_back {
+                    VersionSource::Disk(model) => model.clone(),
+                    _ => String::new(),
+                },
+                version: self.version.clone(),
+                rewrite: order == Some(Ordering::Equal),
+            }),
+            By::Installer(installer) => {
+                let force = if order.is_some_and(Ordering::is_ge) { installer.force } else { &[] };
+                How::Command(installer.command.iter().chain(force).map(|word| (*word).to_owned()).collect())
             }
+            // A manifest without a command was refused when it was read, and the rest is never sent.
+            By::Command | By::Nobody(_) => How::Command(Vec::new()),
         }
     }
 
-    /// What its installer's exit code means; none for a failure.
-    pub fn meaning(&self, code: i32) -> Option<ExitMeaning> {
-        self.install.as_ref().and_then(|install| install.meaning(code))
+    /// Where its installer keeps a log of its own.
+    pub fn logs(&self) -> Vec<String> {
+        match installer::of(self.format) {
+            By::Installer(installer) => installer.logs.iter().map(|path| (*path).to_owned()).collect(),
+            By::Command | By::Fwupd | By::Engine | By::Nobody(_) => Vec::new(),
+        }
+    }
+
+    /// Why no engine on a Linux node can install it, in words; none where one can.
+    pub fn needs_another(&self) -> Option<&'static str> {
+        match installer::of(self.format) {
+            By::Nobody(why) if self.install.is_none() => Some(why),
+            _ => None,
+        }
+    }
+
+    fn said(&self, code: i32) -> Option<Said> {
+        match (&self.install, installer::of(self.format)) {
+            (Some(install), By::Installer(installer)) if install.exit.is_empty() => installer.said(code),
+            (Some(install), _) => install.meaning(code).map(Said::Means),
+            (None, By::Installer(installer)) => installer.said(code),
+            (None, _) => None,
+        }
+    }
+
+    /// What its installer's end means.
+    ///
+    /// # Errors
+    /// The outcome it has then: a failure, in words, or why fwupd refused it.
+    pub fn meaning(&self, installed: &Installed) -> Result<ExitMeaning, Outcome> {
+        match self.format {
+            Format::LvfsCab => return fwupd::ended(self, installed),
+            Format::Nvme => return nvme_ended(installed),
+            _ => {}
+        }
+        let said = installed.code.and_then(|code| self.said(code));
+        let ended = match (installed.code, installed.signal) {
+            (Some(code), _) => match said {
+                Some(Said::Means(meaning)) => return Ok(meaning),
+                Some(Said::Fails(why)) => format!("the installer ended with exit code {code}, {why}"),
+                None => format!("the installer ended with exit code {code}"),
+            },
+            (None, Some(signal)) => format!("the installer was ended by signal {signal}"),
+            (None, None) => "the installer ended without an exit code".to_owned(),
+        };
+        let last = installed.log.lines().rev().find(|line| !line.trim().is_empty());
+        Err(Outcome::Failed(last.map_or(ended.clone(), |line| format!("{ended}: {}", line.trim()))))
+    }
+
+    /// Whether fwupd on the node is to be asked for it.
+    pub fn asks_fwupd(&self) -> bool {
+        let needs = self.needs.iter().any(|need| need.version_of.is_fwupd());
+        needs || self.read_back.is_fwupd() || !self.rules.fwupd_guid.is_empty()
     }
 
     /// Whether it may be active only after a restart of the node, which its installer says when it has run.
     pub fn may_need_restart(&self) -> bool {
+        if matches!(self.format, Format::LvfsCab | Format::Nvme) {
+            return true;
+        }
         let says = |meaning: &ExitMeaning| *meaning == ExitMeaning::RebootNeeded;
-        self.install.as_ref().is_some_and(|install| install.exit.values().any(says))
+        match (&self.install, installer::of(self.format)) {
+            (Some(install), _) if !install.exit.is_empty() => install.exit.values().any(says),
+            (_, By::Installer(installer)) => installer.may_need_restart(),
+            _ => false,
+        }
     }
 
     /// How an installed version stands to the one this brings; none when they have no order.

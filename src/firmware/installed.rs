@@ -7,6 +7,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::fwupd;
+use super::package_tool::PackageTool;
 use super::rules::PciId;
 use super::version::VersionFormat;
 use crate::wire::inventory::{Dmi, Inventory};
@@ -37,6 +39,11 @@ pub enum VersionSource {
     Storage(PciId),
     /// An entry of UEFI's table of firmware, by its GUID.
     Uefi(String),
+    /// Devices that fwupd lists under one of these GUIDs.
+    Fwupd(Vec<String>),
+    /// Nowhere that the engine can look, and why: its installer decides whether it is needed, and nothing proves that it
+    /// took.
+    None(String),
 }
 
 /// What is known of a version: none when nothing is installed, an error in words when that cannot be told.
@@ -61,13 +68,24 @@ impl VersionSource {
             Self::File(path) => ReadBack::File(path.clone()),
             Self::Command(command) => ReadBack::Command(command.clone()),
             Self::Package(name) => ReadBack::Command(package_query(name, node)?),
+            Self::None(why) => return Err(why.clone()),
             _ => return Ok(Asked::Inventory),
         }))
     }
 
     /// Whether it is a device's: without the device there is nothing to be installed.
     pub fn is_device(&self) -> bool {
-        !matches!(self, Self::File(_) | Self::Command(_) | Self::Package(_))
+        !matches!(self, Self::File(_) | Self::Command(_) | Self::Package(_) | Self::None(_))
+    }
+
+    /// Whether no version can be read at all.
+    pub fn is_none(&self) -> bool {
+        matches!(self, Self::None(_))
+    }
+
+    /// Whether it is fwupd on the node that tells it.
+    pub fn is_fwupd(&self) -> bool {
+        matches!(self, Self::Fwupd(_))
     }
 
     /// Whether it is found in the inventory, or asked for as the inventory says.
@@ -87,6 +105,7 @@ impl VersionSource {
         let versions: Vec<(&str, Option<String>)> = match self {
             // Asked of the engine.
             Self::File(_) | Self::Command(_) | Self::Package(_) => Vec::new(),
+            Self::None(why) => return Err(why.clone()),
             Self::Bios => vec![("the system ROM", system_rom(&node.dmi))],
             Self::Bmc => node.bmc.iter().map(|bmc| ("the BMC", bmc.firmware_version.clone())).collect(),
             Self::Microcode => vec![("the processor", node.microcode.clone())],
@@ -106,6 +125,7 @@ impl VersionSource {
                 let entries = node.esrt.iter().filter(|entry| entry.guid.eq_ignore_ascii_case(guid));
                 entries.map(|entry| ("UEFI", Some(entry.version.to_string()))).collect()
             }
+            Self::Fwupd(guids) => fwupd::versions(guids, node)?,
         };
         oldest(&versions, format)
     }
@@ -148,12 +168,9 @@ printf '%s\n' "$told""#;
 
 /// The node's own package tool, by its distribution's family.
 fn package_query(name: &str, node: &Inventory) -> Result<Vec<String>, String> {
-    let script = match node.os.id.as_str() {
-        "debian" | "ubuntu" => DPKG,
-        "rhel" | "centos" | "rocky" | "almalinux" | "ol" | "fedora" | "sles" | "opensuse-leap" | "amzn" => {
-            RPM
-        }
-        other => return Err(format!("no package tool is known for operating system \"{other}\"")),
+    let script = match PackageTool::of(&node.os)? {
+        PackageTool::Dpkg => DPKG,
+        PackageTool::Rpm => RPM,
     };
     Ok(["/bin/sh", "-c", script, "sh", name].map(str::to_owned).to_vec())
 }
@@ -171,6 +188,8 @@ impl fmt::Display for VersionSource {
             Self::Network(id) => write!(f, "the firmware of network card {id}"),
             Self::Storage(id) => write!(f, "the firmware of storage controller {id}"),
             Self::Uefi(guid) => write!(f, "UEFI firmware {guid}"),
+            Self::Fwupd(guids) => write!(f, "fwupd device {}", fwupd::words(guids)),
+            Self::None(_) => f.write_str("no place of its version that is known"),
         }
     }
 }

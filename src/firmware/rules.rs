@@ -3,14 +3,17 @@
 //! Everything is judged by what the node's inventory says. What is not known never fits: firmware for another
 //! machine is worse than none.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::fwupd;
 use super::installed::VersionSource;
+use super::package_tool::PackageTool;
 use super::version::VersionFormat;
-use crate::wire::inventory::{Inventory, PciFunction};
+use crate::wire::inventory::{Dmi, Inventory, PciFunction};
 
 /// A PCI id, `vendor:device` or `vendor:device:subsystem-vendor:subsystem-device`, four hexadecimal digits each.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +93,84 @@ pub struct Rules {
     pub disk_model: Vec<String>,
     /// GUIDs of UEFI's table of firmware (ESRT).
     pub guid: Vec<String>,
+    /// GUIDs of devices that fwupd lists and updates.
+    pub fwupd_guid: Vec<String>,
+    /// Who made the machine.
+    pub maker: Option<Maker>,
+    /// The package tool that the node's distribution has.
+    pub package_tool: Option<PackageTool>,
+    /// HPE machines by the family of their system ROM, as "U30".
+    pub rom_family: Vec<String>,
+    /// Dell machines.
+    pub dell_system: Vec<DellSystem>,
+}
+
+/// A maker of machines, under all of its names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Maker {
+    /// Dell.
+    Dell,
+    /// Hewlett Packard Enterprise, and what was HP.
+    Hpe,
+}
+
+impl Maker {
+    fn made(self, dmi: &Dmi) -> bool {
+        let vendor = dmi.vendor.as_deref().unwrap_or_default();
+        match self {
+            Self::Dell => vendor.starts_with("Dell"),
+            Self::Hpe => matches!(vendor, "HP" | "HPE") || vendor.starts_with("Hewlett"),
+        }
+    }
+}
+
+impl fmt::Display for Maker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Dell => "Dell",
+            Self::Hpe => "HPE",
+        })
+    }
+}
+
+/// A Dell machine: `ID`, its system id of four hexadecimal digits, or `ID MODEL`, as "0627 R730". Machines of some
+/// generations tell their id in DMI, all of them their model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DellSystem(String);
+
+impl DellSystem {
+    /// By its id, and the model's name where it is known.
+    pub fn new(id: &str, model: Option<&str>) -> Self {
+        Self(model.map_or_else(|| id.to_owned(), |model| format!("{id} {}", model.trim())))
+    }
+
+    /// Whether it is this machine, as its DMI tells: "SKU=0627;ModelName=PowerEdge R730", "PowerEdge R730".
+    fn is(&self, dmi: &Dmi) -> bool {
+        let (id, model) = self.0.split_once(' ').unwrap_or((&self.0, ""));
+        let sku = dmi.sku.as_deref().unwrap_or_default();
+        let told = sku.split(';').next().unwrap_or_default();
+        let is_id = told.strip_prefix("SKU=").unwrap_or(told).eq_ignore_ascii_case(id);
+        let product = dmi.product.as_deref().unwrap_or_default().split_whitespace();
+        let wanted: Vec<&str> = model.split_whitespace().collect();
+        let words: Vec<&str> = product.collect();
+        let is_model = !wanted.is_empty() && words.ends_with(&wanted);
+        Maker::Dell.made(dmi) && (is_id || is_model)
+    }
+}
+
+impl fmt::Display for DellSystem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Whether an HPE machine's system ROM is of a family: its DMI tells "U30", or "U30 v2.72 (09/29/2022)".
+fn is_of_family(family: &str, dmi: &Dmi) -> bool {
+    let is_hpe = matches!(dmi.bios_vendor.as_deref(), Some("HPE" | "HP"));
+    let told = dmi.bios_version.as_deref().and_then(|version| version.split_whitespace().next());
+    is_hpe && told.is_some_and(|told| told.eq_ignore_ascii_case(family))
 }
 
 impl Rules {
@@ -114,7 +195,20 @@ impl Rules {
         })?;
         any("UEFI firmware", &self.guid, |guid| {
             node.esrt.iter().any(|entry| entry.guid.eq_ignore_ascii_case(guid))
-        })
+        })?;
+        if let Some(maker) = self.maker.filter(|maker| !maker.made(&node.dmi)) {
+            let vendor = node.dmi.vendor.as_deref().unwrap_or("nobody that is known");
+            return Err(format!("for machines of {maker}, this one is of {vendor}"));
+        }
+        if let Some(wanted) = self.package_tool {
+            let found = PackageTool::of(&node.os)?;
+            if found != wanted {
+                return Err(format!("for package tool {wanted}, the node has {found}"));
+            }
+        }
+        any("HPE ROM family", &self.rom_family, |family| is_of_family(family, &node.dmi))?;
+        any("Dell system", &self.dell_system, |system| system.is(&node.dmi))?;
+        fwupd::fit(&self.fwupd_guid, node)
     }
 }
 
@@ -139,8 +233,14 @@ pub struct Need {
     pub version_format: VersionFormat,
     /// This one or a newer one.
     pub at_least: Option<String>,
+    /// A newer one than this.
+    pub after: Option<String>,
+    /// This one or an older one.
+    pub at_most: Option<String>,
     /// An older one than this.
     pub before: Option<String>,
+    /// This one and no other.
+    pub exactly: Option<String>,
     /// Any but these.
     #[serde(default)]
     pub not: Vec<String>,
@@ -163,32 +263,41 @@ impl Need {
                 format!("needs {of}{}, and {installed} is not a {format} version like it", self.words())
             })
         };
-        let is_enough = match &self.at_least {
-            Some(wanted) => order(wanted)?.is_ge(),
-            None => true,
+        let holds = |bound: &Option<String>, holds: fn(Ordering) -> bool| match bound {
+            Some(bound) => order(bound).map(holds),
+            None => Ok(true),
         };
-        let is_before = match &self.before {
-            Some(wanted) => order(wanted)?.is_lt(),
-            None => true,
-        };
-        if is_enough && is_before && !self.not.iter().any(|version| version == installed) {
+        let is_within = holds(&self.at_least, Ordering::is_ge)?
+            && holds(&self.after, Ordering::is_gt)?
+            && holds(&self.at_most, Ordering::is_le)?
+            && holds(&self.before, Ordering::is_lt)?
+            && holds(&self.exactly, Ordering::is_eq)?;
+        if is_within && !self.not.iter().any(|version| version == installed) {
             return Ok(());
         }
         Err(format!("needs {of}{}, and {installed} is there", self.words()))
     }
 
     fn words(&self) -> String {
-        let at_least = self.at_least.iter().map(|version| format!(" {version} or newer"));
-        let before = self.before.iter().map(|version| format!(" before {version}"));
+        let one = |before: &str, bound: &Option<String>, after: &str| {
+            bound.as_ref().map(|version| format!(" {before}{version}{after}"))
+        };
+        let bounds = [
+            one("", &self.exactly, ""),
+            one("", &self.at_least, " or newer"),
+            one("after ", &self.after, ""),
+            one("", &self.at_most, " or older"),
+            one("before ", &self.before, ""),
+        ];
         let not = self.not.iter().map(|version| format!(" other than {version}"));
-        at_least.chain(before).chain(not).collect::<Vec<_>>().join(",")
+        bounds.into_iter().flatten().chain(not).collect::<Vec<_>>().join(",")
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::inventory::{Disk, Dmi, EsrtEntry};
+    use crate::wire::inventory::{Disk, EsrtEntry, Os};
 
     fn node() -> Inventory {
         let function = |device: &str| PciFunction {
@@ -207,6 +316,42 @@ mod tests {
                 ..EsrtEntry::default()
             }],
             ..Inventory::default()
+        }
+    }
+
+    #[test]
+    fn makers_machines_are_known_by_what_their_dmi_tells() {
+        let dmi = |vendor: &str, product: &str, sku: &str, bios: (&str, &str)| Inventory {
+            dmi: Dmi {
+                vendor: Some(vendor.into()),
+                product: Some(product.into()),
+                sku: Some(sku.into()),
+                bios_vendor: Some(bios.0.into()),
+                bios_version: Some(bios.1.into()),
+                ..Dmi::default()
+            },
+            os: Os { id: "rhel".into(), ..Os::default() },
+            ..Inventory::default()
+        };
+        let fits = |text: &str, node: &Inventory| toml::from_str::<Rules>(text).unwrap().fit(node);
+        let hpe = dmi("HPE", "ProLiant DL380 Gen10", "868703-B21", ("HPE", "U30"));
+        assert_eq!(fits("rom_family = [\"U32\", \"u30\"]\npackage_tool = \"rpm\"", &hpe), Ok(()));
+        let why = fits("rom_family = [\"U32\"]", &hpe).unwrap_err();
+        assert_eq!(why, "for HPE ROM family U32, the node has none of it");
+        assert_eq!(fits("maker = \"hpe\"", &hpe), Ok(()));
+        let why = fits("maker = \"dell\"", &hpe).unwrap_err();
+        assert_eq!(why, "for machines of Dell, this one is of HPE");
+        let why = fits("package_tool = \"dpkg\"", &hpe).unwrap_err();
+        assert_eq!(why, "for package tool dpkg, the node has rpm");
+        for (product, sku) in
+            [("x", "SKU=0627;ModelName=PowerEdge R730"), ("PowerEdge R730", "SKU=NotProvided;")]
+        {
+            let dell = dmi("Dell Inc.", product, sku, ("Dell Inc.", "2.1"));
+            assert_eq!(fits("dell_system = [\"0627 R730\"]", &dell), Ok(()), "{product}");
+        }
+        for (vendor, product) in [("Dell Inc.", "PowerEdge R730xd"), ("Other", "PowerEdge R730")] {
+            let other = dmi(vendor, product, "SKU=NotProvided;", ("x", "2.1"));
+            assert!(fits("dell_system = [\"0627 R730\"]", &other).is_err(), "{vendor} {product}");
         }
     }
 
@@ -254,6 +399,12 @@ mod tests {
         assert!(bmc.met(Some("2.55")).unwrap_err().ends_with("2.55 is there"));
         assert!(bmc.met(None).unwrap_err().ends_with("its version is not known"));
         assert!(bmc.met(Some("two")).unwrap_err().ends_with("two is not a pair version like it"));
+        let fwupd = |bound: &str| need(&format!("version_of = {{ fwupd = [\"x\"] }}\n{bound}"));
+        assert_eq!(fwupd("after = \"2\"").met(Some("2.1")), Ok(()));
+        assert!(fwupd("after = \"2\"").met(Some("2")).unwrap_err().contains(" after 2, and 2 is there"));
+        assert_eq!(fwupd("at_most = \"2\"").met(Some("2")), Ok(()));
+        assert!(fwupd("at_most = \"2\"").met(Some("3")).unwrap_err().contains(" 2 or older, and 3 is"));
+        assert!(fwupd("exactly = \"2\"").met(Some("3")).unwrap_err().contains(" 2, and 3 is there"));
         let older = need("version_of = { package = \"x\" }\nbefore = \"3\"");
         assert_eq!(older.met(Some("2.9")), Ok(()));
         assert!(older.met(Some("3.0")).is_err());

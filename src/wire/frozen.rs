@@ -23,6 +23,10 @@ const REQUESTS: &[&str] = &[
     r#"{"id":11,"request":"status"}"#,
     r#"{"id":12,"request":{"outcome":{"component":"bios"}}}"#,
     r#"{"id":13,"request":{"abandon":{"sha256":"ZEROS"}}}"#,
+    r#"{"id":14,"request":"fwupd"}"#,
+    r#"{"id":15,"request":{"install":{"component":"cab","sha256":"ZEROS","how":{"fwupd":{"older":false,"reinstall":true}},"expected_s":60}}}"#,
+    r#"{"id":16,"request":{"install":{"component":"disk","sha256":"ZEROS","how":{"nvme":{"model":"M","version":"2","rewrite":false}},"expected_s":60}}}"#,
+    r#"{"id":17,"request":{"install":{"component":"bios","sha256":"ZEROS","how":{"command":["{payload}","-s"]},"expected_s":60,"logs":["/var/cpq/Component.log"]}}}"#,
 ];
 
 /// Every reply and notice.
@@ -42,9 +46,12 @@ const ANSWERS: &[&str] = &[
     r#"{"reply":{"id":9,"reply":{"probed":{"blocked":null}}}}"#,
     r#"{"reply":{"id":9,"reply":{"probed":{"blocked":"timed out"}}}}"#,
     r#"{"reply":{"id":11,"reply":{"status":{"deployment":"0190-a","seconds":5,"installing":{"component":"bios","seconds":2},"transfers":[{"sha256":"ZEROS","done":1,"total":9,"seconds":1}],"installed":["nic"]}}}}"#,
+    r#"{"reply":{"id":14,"reply":{"fwupd":"{\"Devices\":[]}"}}}"#,
+    r#"{"reply":{"id":15,"reply":{"installed":{"code":0,"signal":null,"log":"ok\n","seconds":3,"told":"{}"}}}}"#,
     r#"{"notice":{"id":5,"notice":{"fetching":{"done":1,"total":9}}}}"#,
     r#"{"notice":{"id":6,"notice":{"installing":{"seconds":2,"line":"writing"}}}}"#,
     r#"{"notice":{"id":10,"notice":{"pushed":{"done":1}}}}"#,
+    r#"{"reply":{"id":16,"reply":{"installed":{"code":6,"signal":null,"log":"no\n","seconds":3,"logs":[{"path":"/var/cpq/Component.log","text":"why\n"}]}}}}"#,
 ];
 
 /// An inventory: all of it, and what an older or newer engine may leave out.

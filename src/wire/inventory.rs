@@ -31,6 +31,9 @@ pub struct Inventory {
     /// The management controller, if the node's kernel talks to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bmc: Option<Bmc>,
+    /// What fwupd on the node lists, when it was asked: only where a component needs it, or a person looks.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fwupd: Vec<FwupdDevice>,
     /// What could not be read, and why.
     pub unknown: Vec<Unknown>,
 }
@@ -182,6 +185,36 @@ pub struct Bmc {
     pub product: Option<String>,
     /// Version of IPMI it speaks.
     pub ipmi_version: Option<String>,
+}
+
+/// A device as fwupd on the node lists it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FwupdDevice {
+    /// fwupd's id of it, 40 hexadecimal digits.
+    pub id: String,
+    /// The device it is part of, by id.
+    pub parent: Option<String>,
+    /// Name.
+    pub name: Option<String>,
+    /// Vendor.
+    pub vendor: Option<String>,
+    /// The plugin that updates it.
+    pub plugin: Option<String>,
+    /// What firmware is matched by, in lower case.
+    pub guids: Vec<String>,
+    /// Update protocols, as "org.uefi.capsule".
+    pub protocols: Vec<String>,
+    /// fwupd's flags, as "updatable", "needs-reboot".
+    pub flags: Vec<String>,
+    /// Firmware version.
+    pub version: Option<String>,
+    /// How it is written, as "triplet".
+    pub version_format: Option<String>,
+    /// The bootloader's version.
+    pub bootloader_version: Option<String>,
+    /// Why it cannot be updated now.
+    pub update_error: Option<String>,
 }
 
 /// A value that is not known.

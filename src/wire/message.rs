@@ -101,6 +101,8 @@ pub enum Request {
         /// The payload.
         sha256: Sha256,
     },
+    /// What the node's fwupd lists. Apart from the inventory: it takes a program of the node's, and most nodes need it not.
+    Fwupd,
 }
 
 /// Most pushed bytes on the way that are not acknowledged.
@@ -166,6 +168,9 @@ pub struct Install {
     /// Expected duration, seconds; the engine warns past it and ends only an installer that shows no progress
     /// (no output and no CPU time used) for ten times this, and at least ten minutes.
     pub expected_s: u32,
+    /// Where its maker's installer keeps a log of its own; what it wrote there is told when it fails.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub logs: Vec<String>,
 }
 
 /// What installs a payload.
@@ -174,6 +179,43 @@ pub struct Install {
 pub enum How {
     /// Program and arguments, no shell; an argument `{payload}` is replaced by the payload's path.
     Command(Vec<String>),
+    /// The node's own fwupd, on all devices that it finds the payload to be for. The payload is an LVFS cabinet.
+    Fwupd(FwupdAllows),
+    /// The engine itself, on NVMe disks.
+    Nvme(Nvme),
+}
+
+/// NVMe disks whose firmware the payload is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nvme {
+    /// Their model, as Identify Controller tells it.
+    pub model: String,
+    /// The firmware revision that the payload brings.
+    pub version: String,
+    /// Also where that is active already.
+    pub rewrite: bool,
+}
+
+impl Nvme {
+    /// The code of [`Installed`]: the revision is active.
+    pub const DONE: i32 = 0;
+    /// It is active after a restart.
+    pub const AFTER_RESTART: i32 = 1;
+    /// It was active already.
+    pub const CURRENT: i32 = 2;
+    /// There is no disk of this model.
+    pub const NONE: i32 = 3;
+    /// The last line of the log says why.
+    pub const FAILED: i32 = 4;
+}
+
+/// What fwupd does only when it is told to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FwupdAllows {
+    /// An older version than the one that is there.
+    pub older: bool,
+    /// The version that is there.
+    pub reinstall: bool,
 }
 
 /// One message from the engine.
@@ -233,6 +275,8 @@ pub enum Reply {
     },
     /// To `Status`.
     Status(Box<Status>),
+    /// To `Fwupd`: its own JSON, `{"Devices":[…]}`.
+    Fwupd(String),
 }
 
 /// How an installer ended.
@@ -247,7 +291,29 @@ pub struct Installed {
     pub log: String,
     /// How long it ran.
     pub seconds: u64,
+    /// What it tells beside, for `How::Fwupd`: the history of its updates, its own JSON; none when it could not be had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<String>,
+    /// The end of each log that the installer wrote to beside its output: those of [`Install::logs`] and those that its
+    /// output names. Empty when it ended with 0.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub logs: Vec<VendorLog>,
 }
+
+/// A log that an installer has written on the node. It stays there: it is the installation's own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VendorLog {
+    /// Its path.
+    pub path: String,
+    /// Its end, at most [`VENDOR_LOG_BYTES`].
+    pub text: String,
+}
+
+/// Logs told of, and bytes of each: with the output 152 KiB, which as JSON still fits a frame.
+pub const VENDOR_LOGS_MAX: usize = 3;
+
+/// Bytes of a vendor's log, from its end.
+pub const VENDOR_LOG_BYTES: usize = 8 * 1024;
 
 /// Bytes kept of the beginning of an installer's output.
 pub const LOG_HEAD_BYTES: usize = 32 * 1024;

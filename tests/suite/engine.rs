@@ -353,6 +353,7 @@ fn it_answers_at_any_moment_and_its_memory_does_not_grow_with_the_payload() {
             sha256: pushed_sha,
             how: How::Command(vec!["/bin/sh".into(), "{payload}".into()]),
             expected_s: 5,
+            logs: Vec::new(),
         });
         let reply = answers_during("install", &engine, &waited, engine.request(install)).await.unwrap();
         assert!(matches!(&reply, Reply::Installed(installed) if installed.code == Some(0)), "{reply:?}");
@@ -380,7 +381,7 @@ fn a_lost_connection_costs_no_result_and_an_installer_never_runs_twice() {
         let component = || "thing".parse().unwrap();
         let command = vec!["/bin/sh".into(), "{payload}".into()];
         let how = How::Command(command);
-        let install = Install { component: component(), sha256, how, expected_s: 5 };
+        let install = Install { component: component(), sha256, how, expected_s: 5, logs: Vec::new() };
         let asked = engine.request(Request::Install(install));
         assert!(tokio::time::timeout(Duration::from_millis(500), asked).await.is_err());
         engine.close().await;

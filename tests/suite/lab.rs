@@ -13,10 +13,19 @@ pub struct Lab {
 
 impl Lab {
     pub fn up(nodes: usize) -> Self {
+        Self::of_machines(nodes, &[])
+    }
+
+    /// Nodes that are machines: files of `/sys/class/dmi/id`, and what they hold.
+    pub fn of_machines(nodes: usize, dmi: &[(&str, &str)]) -> Self {
         static LABS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = LABS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("carena-lab-{}-{number}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
+        for (name, value) in dmi {
+            std::fs::create_dir_all(dir.join("dmi")).unwrap();
+            std::fs::write(dir.join("dmi").join(name), format!("{value}\n")).unwrap();
+        }
         let child = Command::new(SCRIPT)
             .args(["up", "--nodes", &nodes.to_string(), "--dir"])
             .arg(&dir)

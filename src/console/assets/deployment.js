@@ -164,7 +164,8 @@ function stepWords(node) {
   }
   if (!node.step) return text("one.waiting");
   const amount = node.bytes ? { done: bytes(node.bytes.done), total: bytes(node.bytes.total) } : null;
-  return text("step." + node.step) + (amount ? ` · ${text("one.bytes", amount)}` : "");
+  const far = amount ? text("one.bytes", amount) : node.percent === null ? "" : `${node.percent} %`;
+  return text("step." + node.step) + (far ? ` · ${far}` : "");
 }
 
 function componentWords({ id, from, to, outcome, why }) {

@@ -22,7 +22,7 @@ export class Deployment {
     const { nodes, ...facts } = summary;
     Object.assign(this, facts, { exit });
     for (const [address, node] of Object.entries(nodes)) {
-      const known = this.nodes.get(address) ?? { address, step: null, bytes: null, said: null, at: 0 };
+      const known = this.nodes.get(address) ?? { address, step: null, bytes: null, percent: null, said: null, at: 0 };
       // A summary that was on its way while the node ended is older than what is shown.
       const result = node.result === "running" && known.over ? known.result : node.result;
       this.nodes.set(address, Object.assign(known, node, { result }));
@@ -35,9 +35,10 @@ export class Deployment {
     if (!node) return false;
     const { step, state } = event;
     const failed = state === "failed";
-    if (step !== node.step) node.bytes = null;
+    if (step !== node.step) Object.assign(node, { bytes: null, percent: null });
     node.step = step;
     node.bytes = event.bytes ?? node.bytes;
+    node.percent = event.percent ?? node.percent;
     if (event.message && (failed || state === "progress" || state === "retry")) node.said = event.message;
     if (failed && step !== "result") node.error ??= event.message;
     node.at = Math.max(node.at, STEPS.indexOf(step));
@@ -61,10 +62,10 @@ export class Deployment {
   }
 }
 
-/** How far a node is, 0 to 1: by the steps behind it, and the bytes of the one it is at. */
+/** How far a node is, 0 to 1: by the steps behind it, and the bytes or the percentage of the one it is at. */
 export function progress(node) {
   if (node.result !== "running") return 1;
-  const part = node.bytes && node.bytes.total ? node.bytes.done / node.bytes.total : 0;
+  const part = node.bytes && node.bytes.total ? node.bytes.done / node.bytes.total : (node.percent ?? 0) / 100;
   return Math.min(1, (node.at + part) / STEPS.length);
 }
 

@@ -471,6 +471,7 @@ impl Engine for Conversation {
                 self.act("probe", |_| Reply::Probed { blocked }).await
             }
             Request::Abandon { .. } => self.act("a payload is given up", |_| Reply::Done).await,
+            Request::Fwupd => Err(failure(FailureKind::Node, "not installed")),
             Request::Hello { .. } | Request::Renew | Request::Push(_) | Request::ReadBack(_) => {
                 Err(failure(FailureKind::Refused, "not asked this way"))
             }

@@ -245,6 +245,8 @@ impl Node {
                 signal: None,
                 log: "done".into(),
                 seconds: INSTALLER.as_secs(),
+                told: None,
+                logs: Vec::new(),
             };
             self.engine_mut().unwrap().installed.push((component, installed));
         }

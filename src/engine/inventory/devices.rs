@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::super::nvme;
 use super::{attribute, ethtool};
 use crate::wire::inventory::{Disk, NetworkInterface, PciFunction, Unknown};
 
@@ -86,7 +87,10 @@ pub fn disks(root: &Path, unknown: &mut Vec<Unknown>) -> Vec<Disk> {
             kind: if nvme { "nvme".into() } else { "scsi".into() },
             model: attribute(&device.join("model")),
             serial: attribute(&device.join("serial")).or_else(|| unit_serial(&device)),
-            firmware_version: attribute(&device.join(if nvme { "firmware_rev" } else { "rev" })),
+            firmware_version: nvme
+                .then(|| revision(root, &device))
+                .flatten()
+                .or_else(|| attribute(&device.join(if nvme { "firmware_rev" } else { "rev" }))),
             bytes: attribute(&path.join("size"))
                 .and_then(|sectors| sectors.parse::<u64>().ok())
                 .map(|n| n * 512),
@@ -99,6 +103,19 @@ pub fn disks(root: &Path, unknown: &mut Vec<Unknown>) -> Vec<Disk> {
         disks.push(disk);
     }
     disks
+}
+
+/// What an NVMe namespace's controller tells now: older kernels keep in sysfs what it told when they found it. With native
+/// multipath the namespace's device is the subsystem, and its controllers are below.
+fn revision(root: &Path, device: &Path) -> Option<String> {
+    let real = std::fs::canonicalize(device).ok()?;
+    let name = |path: &Path| path.file_name()?.to_str().map(str::to_owned);
+    let is_controller = |name: &String| {
+        name.strip_prefix("nvme").is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()))
+    };
+    let below = || entries(&real).into_iter().map(|(name, _)| name).find(is_controller);
+    let controller = name(&real).filter(is_controller).or_else(below)?;
+    (root == Path::new("/")).then(|| nvme::revision(&controller)).flatten()
 }
 
 /// SCSI vital product data page 80h: four bytes of header, then the unit serial number (SPC-5, section 7.7.20).

@@ -10,7 +10,7 @@ use zip::ZipArchive;
 use zip::result::ZipError;
 
 use super::error::{Fault, FormatError, plain_path};
-use super::source::{ReadSeek, Source, read_bounded};
+use super::source::{Limited, ReadSeek, Source, read_bounded};
 
 /// What a ZIP file begins with, if nothing precedes it.
 pub const SIGNATURE: &[u8] = b"PK\x03\x04";
@@ -128,6 +128,27 @@ impl<'r> Archive<'r> {
         self.left.set(limit.saturating_add(DIRECTORY_BYTES_MAX));
         let reader = self.zip.by_index(member.index).map_err(|e| error(fault(e)))?;
         read_bounded(reader, limit, what).map_err(error)
+    }
+
+    /// Hands a reader of a member of any size to `take`. It yields no more bytes than were announced, and ends with an
+    /// error where they are others.
+    ///
+    /// # Errors
+    /// When it cannot be read at all.
+    pub fn with<T>(
+        &mut self,
+        member: &Member,
+        take: impl FnOnce(&mut dyn Read) -> T,
+    ) -> Result<T, FormatError> {
+        let place = format!("{}: {}", self.file, member.name);
+        // What is read of it is bounded by its own size.
+        self.left.set(u64::MAX);
+        let reader = self.zip.by_index(member.index).map_err(|e| FormatError {
+            file: place,
+            offset: None,
+            fault: fault(e),
+        })?;
+        Ok(take(&mut Limited::new(reader, member.size)))
     }
 }
 

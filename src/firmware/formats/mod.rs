@@ -17,6 +17,7 @@ mod iso;
 mod jcat;
 mod json;
 mod lvfs;
+mod member;
 pub mod metadata;
 mod pkcs7;
 mod plain;
@@ -37,6 +38,7 @@ use archive::Archive;
 pub use error::{Fault, FormatError};
 use iso::Iso;
 pub(in crate::firmware) use jcat::base64;
+pub use member::with_member;
 pub use metadata::{Metadata, Package};
 pub use pkcs7::Trust;
 pub use source::ReadSeek;
@@ -49,6 +51,11 @@ use super::baseline::MANIFEST;
 const RECOGNISED_BYTES: usize = 64;
 /// What a program for Windows begins with.
 const WINDOWS_PROGRAM: &[u8] = b"MZ";
+
+/// Whether something that begins with these bytes is an LVFS cabinet, or a damaged one.
+pub fn is_cabinet(start: &[u8]) -> bool {
+    start.starts_with(cab::SIGNATURE)
+}
 
 /// Reads a firmware file, or a directory that is a baseline or an SPP. Signatures, where the format has them, are
 /// checked when certificates are given.

@@ -178,6 +178,11 @@ impl<'a> Window<'a> {
         located(source, &entry)?;
         Ok(Self { inner: source.reader(), offset: entry.offset, size: entry.size, at: 0 })
     }
+
+    /// The file's size in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
 }
 
 impl Read for Window<'_> {

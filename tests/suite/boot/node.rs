@@ -49,6 +49,7 @@ impl<'a> Machine<'a> {
         let accel = Command::new(here.join("image/accel")).arg(dir.join("kernel")).output().unwrap();
         let accel = String::from_utf8(accel.stdout).unwrap();
         let at = |file: &str| dir.join(file).display().to_string();
+        std::fs::write(dir.join("nvme"), vec![0; 1024 * 1024]).unwrap();
         let child = lab
             .hub_command("qemu-system-x86_64")
             .args(["-M", "q35", "-m", "256", "-nodefaults", "-display", "none"])
@@ -56,6 +57,8 @@ impl<'a> Machine<'a> {
             .args(["-serial", &format!("file:{}", at("serial"))])
             .args(["-qmp", &format!("unix:{},server,nowait", at("qmp"))])
             .args(["-drive", &format!("file={},format=raw,if=virtio", at("disk"))])
+            .args(["-drive", &format!("file={},format=raw,if=none,id=nvme", at("nvme"))])
+            .args(["-device", "nvme,drive=nvme,serial=carena"])
             .args(["-netdev", "tap,id=n,ifname=carena-tap0,script=no,downscript=no"])
             .args(["-device", "virtio-net-pci,netdev=n", "-device", "virtio-rng-pci"])
             .args(["-kernel", &at("kernel"), "-initrd", &at("initramfs")])
@@ -111,6 +114,10 @@ impl<'a> Machine<'a> {
 
     fn deploy(&self, options: &str) -> Run {
         let path = baseline(self.lab, "restarting", &[Thing::after_restart("bios")]);
+        self.deploy_from(&path, options)
+    }
+
+    fn deploy_from(&self, path: &Path, options: &str) -> Run {
         let node = format!("[[node]]\naddress = \"{ADDRESS}\"\nuser = \"root\"\nkey_file = \"id_ed25519\"\n");
         let fleet = self.lab.dir().join("machine.toml");
         let text = format!("baseline = {path:?}\n[options]\nopen_firewall = \"yes\"\n{options}\n{node}");
@@ -151,4 +158,40 @@ fn a_machine_is_restarted_and_verified_and_one_that_stays_off_is_a_failure_that_
         Command::new("debugfs").args(["-R", "ls /var/tmp"]).arg(machine.dir.join("disk")).output().unwrap();
     let listed = String::from_utf8_lossy(&disk.stdout).into_owned();
     assert!(disk.status.success() && listed.contains("..") && !listed.contains("carena-"), "{disk:?}");
+}
+
+/// QEMU's disk is a real one to the kernel, and takes no firmware: as far as this the engine comes.
+#[test]
+fn an_nvme_disk_is_asked_for_its_revision_and_one_that_takes_no_firmware_is_told() {
+    let lab = Lab::up(1);
+    let machine = Machine::boot(&lab);
+    let before = machine.snapshot();
+    let theirs = machine.ask("cd /sys/class/nvme/nvme0; cat model firmware_rev");
+    let (model, revision) = theirs.split_once('\n').unwrap();
+    let (model, revision) = (model.trim(), revision.trim());
+    assert!(!model.is_empty() && !revision.is_empty(), "{theirs}: {}", machine.serial());
+    let image = vec![7; 20_000];
+    let deploy = |name: &str, version: &str, options: &str| {
+        let directory = lab.dir().join(name);
+        std::fs::create_dir_all(&directory).unwrap();
+        let manifest = format!(
+            "id = {name:?}\nversion = \"1\"\ntitle = \"test\"\n[[component]]\nid = \"disk\"\ntitle = \"test\"\n\
+             version = {version:?}\nformat = \"nvme\"\npayload = \"image\"\nsha256 = \"{}\"\nsize = {}\nexpected_s = 60\n\
+             match = {{ disk_model = [{model:?}] }}\nread_back = {{ disk = {model:?} }}\n",
+            carena::digest::Sha256::of(&image),
+            image.len()
+        );
+        std::fs::write(directory.join("image"), &image).unwrap();
+        std::fs::write(directory.join("baseline.toml"), manifest).unwrap();
+        machine.deploy_from(&directory, options)
+    };
+    let component = |run: &Run| run.summary["nodes"][ADDRESS]["components"][0].clone();
+    let same = deploy("same", revision, "");
+    assert_eq!((same.exit, &component(&same)["outcome"]), (3, &"current".into()), "{}", same.all);
+    let newer = deploy("newer", "99.9", "");
+    let disk = component(&newer);
+    assert_eq!((newer.exit, &disk["outcome"]), (253, &"failed".into()), "{}", newer.all);
+    assert_eq!(disk["why"], "nvme0: it takes no firmware (Identify Controller, OACS bit 2)");
+    assert_eq!((&disk["from"], &disk["to"]), (&revision.into(), &revision.into()));
+    assert_eq!(difference(&before, &machine.snapshot()), "");
 }

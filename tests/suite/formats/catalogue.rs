@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::{bash, read, refusal, run, show, show_json, tool, vendors};
 
 /// A tree as an SPP has it, with `count` components.
-fn spp(root: &Path, count: usize) {
+pub fn spp(root: &Path, count: usize) {
     std::fs::create_dir_all(root.join("manifest")).unwrap();
     std::fs::create_dir_all(root.join("packages")).unwrap();
     let mut catalogue = String::from(

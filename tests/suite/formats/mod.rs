@@ -1,11 +1,11 @@
 //! Firmware formats: real files, made or shipped by the tools of their own worlds, which are also the judges.
 
-mod catalogue;
+pub mod catalogue;
 mod hostile;
 mod lvfs;
 mod packages;
-mod pldm;
-mod vendors;
+pub mod pldm;
+pub mod vendors;
 
 use std::path::Path;
 use std::process::{Command, Output};
