@@ -167,6 +167,9 @@ impl Cache {
     pub fn open(&self, name: &str, unsigned: Unsigned) -> Result<OpenBaseline, CacheError> {
         let (manifest, place) = self.find(name)?;
         let standing = self.standing(&manifest, &place, unsigned)?;
+        if let Some(store) = &self.store {
+            open::check_cabinets(store, &manifest.baseline, &place)?;
+        }
         open::open(self.store.as_ref(), manifest, &place, standing)
     }
 
