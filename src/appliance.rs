@@ -30,7 +30,7 @@ use crate::net::{
     self,
     firewall::{
         Firewall,
-        rules::{Guest, Policy},
+        rules::{Guest, Policy, Prefix},
     },
 };
 use crate::paths::TOKEN_FILE;
@@ -64,11 +64,10 @@ pub async fn serve(told: Serve) -> Result<Exit, Ended> {
     let mut registry = Registry::new();
     let mut left = net::Settings::default();
     if init.is_some() {
-        let (missing, firewall) = bring_network_up(told.port).await;
-        left = missing;
-        if let Some(firewall) = firewall {
-            registry = registry.behind(Arc::new(PacketFilter(firewall)));
-        }
+        // Before the first link is up.
+        let firewall = Firewall::raise(Policy { port: told.port, console_from: console_from() }).await;
+        registry = registry.behind(Arc::new(PacketFilter(firewall)));
+        left = bring_network_up().await;
     }
     let directory = state(told.state);
     let store = Store::open(&directory).map_err(|error| Ended::with(Exit::Other, &error))?;
@@ -139,22 +138,23 @@ impl Gate for PacketFilter {
 }
 
 /// A network that is wrong is told and lived with: the console may still be reachable over what there is. Returns what
-/// could not be set because its link is not there yet, and the firewall, which is up before the first link is.
-async fn bring_network_up(port: u16) -> (net::Settings, Option<Firewall>) {
+/// could not be set because its link is not there yet.
+async fn bring_network_up() -> net::Settings {
     let settings = net::Settings::from_kernel().unwrap_or_else(|error| {
         tracing::error!("{}", explain(&error));
         net::Settings::default()
     });
-    let policy = Policy { port, console_from: settings.console_from.clone() };
-    let firewall = Firewall::raise(policy).await;
-    let firewall = firewall.inspect_err(|error| {
-        tracing::error!("the box has no firewall: {error}: keep it on a network you trust");
-    });
-    let Err(error) = net::bring_up(&settings).await else { return (net::Settings::default(), firewall.ok()) };
+    let Err(error) = net::bring_up(&settings).await else { return net::Settings::default() };
     tracing::error!("{}", explain(&error));
-    let left =
-        if matches!(error, net::NetError::NoLink { .. }) { settings } else { net::Settings::default() };
-    (left, firewall.ok())
+    if matches!(error, net::NetError::NoLink { .. }) { settings } else { net::Settings::default() }
+}
+
+/// Where the console may be opened from. What was closed and cannot be read stays closed, but for nodes of running deployments.
+fn console_from() -> Option<Vec<Prefix>> {
+    net::settings::console_from().unwrap_or_else(|error| {
+        tracing::error!("the console is open to nobody: {}", explain(&error));
+        Some(Vec::new())
+    })
 }
 
 /// Tells init, now and whenever that changes, which nodes are not yet as they were found. Does not end by itself.

@@ -40,6 +40,8 @@ pub const CACHE_DIRECTORY: &str = "cache";
 pub const CACHE_OBJECTS: &str = "objects";
 /// Imported baselines in it: `ID/VERSION/baseline.toml`.
 pub const CACHE_BASELINES: &str = "baselines";
+/// Beside an imported baseline's manifest: the SHA-256 of the one that the operator accepts without a signature.
+pub const CACHE_ACCEPTED: &str = "baseline.toml.unsigned-ok";
 /// Imports that are not whole yet, by the SHA-256 of their first frame's content. Never served.
 pub const CACHE_PARTIAL: &str = "partial";
 /// Payloads that were found to be broken. Never served.
@@ -48,3 +50,5 @@ pub const CACHE_QUARANTINE: &str = "quarantine";
 pub const CACHE_LOCK: &str = "lock";
 /// The certificates in the state directory that signed packages must lead to, PEM.
 pub const CERTIFICATES_DIRECTORY: &str = "certificates";
+/// Public keys in the state directory whose signatures of baselines count: `KEY.pub`, as minisign writes them.
+pub const TRUST_DIRECTORY: &str = "trust";

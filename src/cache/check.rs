@@ -20,7 +20,9 @@ use crate::digest::Sha256;
 use crate::durable;
 use crate::error::{Hinted, chain};
 use crate::firmware::baseline::MANIFEST;
+use crate::firmware::signature::SIGNATURE;
 use crate::firmware::version;
+use crate::paths::CACHE_ACCEPTED;
 use crate::wire::id::BaselineId;
 
 /// Why nothing was removed.
@@ -149,8 +151,8 @@ impl Store {
         }
         let needed: HashSet<Sha256> = baselines
             .iter()
-            .filter_map(|imported| imported.baseline.as_ref().ok())
-            .flat_map(|baseline| baseline.components.iter().map(|component| component.sha256))
+            .filter_map(|imported| imported.manifest.as_ref().ok())
+            .flat_map(|manifest| manifest.baseline.components.iter().map(|component| component.sha256))
             .collect();
         let mut collected = Collected::default();
         let removed = self.remove_all(&needed, &mut collected);
@@ -265,7 +267,7 @@ impl Store {
         }
         for imported in self.baselines().map_err(failed)? {
             verification.faults.extend(malformed(&imported));
-            let components = imported.baseline.iter().flat_map(|baseline| &baseline.components);
+            let components = imported.manifest.iter().flat_map(|manifest| &manifest.baseline.components);
             for component in components.filter(|component| !self.contains(component.sha256)) {
                 verification.faults.push(Fault {
                     what: imported.path.display().to_string(),
@@ -354,12 +356,15 @@ fn is_of_disk(error: &Broken) -> bool {
     matches!(error, Broken::Unreadable { source, .. } if source.raw_os_error() == Some(libc::EIO))
 }
 
-/// Removes what a crash leaves of a manifest that is being written ([`durable::write`]). Nobody may be importing.
+/// Removes what a crash leaves of a manifest that is being written ([`durable::write`]), and what vouches for one that is
+/// not there. Nobody may be importing.
 fn clear(folder: &Path) -> io::Result<Vec<(PathBuf, u64)>> {
+    let alone = !folder.join(MANIFEST).exists();
     let cut = |path: &Path| {
         let name = path.file_name().and_then(|name| name.to_str());
         let rest = name.and_then(|name| name.strip_prefix(MANIFEST)?.strip_prefix('.'));
         rest.is_some_and(|rest| rest.ends_with(".new"))
+            || alone && name.is_some_and(|name| [SIGNATURE, CACHE_ACCEPTED].contains(&name))
     };
     let left: Vec<_> = sizes(folder)?.into_iter().filter(|(path, _)| cut(path)).collect();
     left.iter().try_for_each(|(path, _)| durable::remove(path))?;
@@ -381,9 +386,10 @@ fn place(manifest: &Path) -> Option<(String, String)> {
 
 /// Why a manifest cannot be believed; one in another's place neither.
 fn malformed(imported: &Imported) -> Option<Fault> {
-    let why = match &imported.baseline {
+    let why = match &imported.manifest {
         Err(error) => chain(error),
-        Ok(baseline) => {
+        Ok(manifest) => {
+            let baseline = &manifest.baseline;
             let says = (BaselineId::to_string(&baseline.id), baseline.version.clone());
             if place(&imported.path).as_ref() == Some(&says) {
                 return None;

@@ -6,13 +6,14 @@
 
 use std::path::{Path, PathBuf};
 
-use super::import::{Expected, ImportError, Importer, Payload, Told, can_be_a_name};
+use super::Manifest;
+use super::import::{Expected, ImportError, ImportedBaseline, Importer, Payload, Told};
 use crate::clock;
 use crate::error::{Hinted, chain};
 use crate::firmware::baseline::{Baseline, BaselineError};
 use crate::firmware::formats::metadata::{Format, Metadata};
 use crate::firmware::formats::{self, Fault, FormatError, Package, Trust};
-use crate::firmware::from_package::{self, Made, PackageFile};
+use crate::firmware::from_package::{self, PackageFile};
 use crate::firmware::manifest;
 use crate::wire::id::BaselineId;
 
@@ -38,16 +39,15 @@ pub struct Choice {
 
 /// A baseline that was made.
 #[derive(Debug)]
-pub struct Imported {
-    /// What it says.
-    pub baseline: Baseline,
-    /// Its payloads.
-    pub payloads: Vec<Payload>,
+pub struct Made {
+    /// As every other that is imported.
+    pub imported: ImportedBaseline,
     /// What is not in it, and why.
     pub left_out: Vec<String>,
-    /// All of it was there already.
-    pub was_there: bool,
 }
+
+/// Why nobody vouches for it but whoever has it made.
+const UNSIGNED: &str = "made on this box of makers' packages";
 
 /// Why no baseline was made.
 #[derive(Debug, thiserror::Error)]
@@ -164,7 +164,7 @@ impl Importer {
         sources: &[PathBuf],
         choice: &Choice,
         told: &mut Told<'_>,
-    ) -> Result<Imported, ForeignError> {
+    ) -> Result<Made, ForeignError> {
         let first = sources.first().cloned().unwrap_or_default();
         let mut survey = Survey::default();
         for source in sources {
@@ -185,18 +185,13 @@ impl Importer {
         }
         let named = named(&first, survey.title.as_deref(), choice);
         let (id, version, title) = named.ok_or_else(|| ForeignError::Nameless { path: first.clone() })?;
-        if !can_be_a_name(&version) {
-            return Err(ImportError::Version { id: id.to_string(), version }.into());
-        }
         let built = from_package::baseline(&id, &version, &title, made);
         let (built, superseded) =
             built.map_err(|source| ForeignError::Baseline { path: first.clone(), source })?;
         left_out.extend(superseded.into_iter().map(|one| format!("{}: {}", one.id, one.why)));
-        if let Some(baseline) = self.already(&built)? {
-            return Ok(Imported { baseline, payloads, left_out, was_there: true });
-        }
-        let built = self.keep(built, choice.version.is_some())?;
-        Ok(Imported { baseline: built, payloads, left_out, was_there: false })
+        let built = self.already(&built)?.unwrap_or(built);
+        let imported = self.keep(built, &payloads, choice.version.is_some())?;
+        Ok(Made { imported, left_out })
     }
 
     /// One package: its components, and its bytes in the store.
@@ -204,7 +199,7 @@ impl Importer {
         &self,
         found: Found,
         told: &mut Told<'_>,
-    ) -> Result<Result<(Vec<Made>, Payload), String>, ForeignError> {
+    ) -> Result<Result<(Vec<from_package::Made>, Payload), String>, ForeignError> {
         let package = match (found.package, &found.member) {
             (Some(package), _) => Ok(package),
             (None, Some(member)) => formats::read_member(&found.path, member, self.trust()),
@@ -223,8 +218,8 @@ impl Importer {
         let name = inner.clone().unwrap_or_else(|| plain.to_string_lossy().into_owned());
         let name = name.rsplit('/').next().unwrap_or_default().trim_start_matches('.').to_owned();
         let payload = match (&inner, &found.member) {
-            (Some(inner), _) => self.member(&plain, inner, Expected::default(), told)?,
-            (None, Some(member)) => self.member(&found.path, member, found.expected, told)?,
+            (Some(inner), _) => self.part(&plain, inner, Expected::default(), told)?,
+            (None, Some(member)) => self.part(&found.path, member, found.expected, told)?,
             (None, None) => self.file(&found.path, Expected::default(), told)?,
         };
         // What came, not what was looked at before: a stick's content need not be the same twice.
@@ -234,7 +229,7 @@ impl Importer {
         Ok(made.map(|made| (made, payload)).map_err(|why| why.to_string()))
     }
 
-    fn member(
+    fn part(
         &self,
         path: &Path,
         member: &str,
@@ -254,20 +249,25 @@ impl Importer {
         let all =
             store.baselines().map_err(|source| ImportError::Store { path: store.root().into(), source })?;
         let same = |there: &Baseline| *there == Baseline { version: there.version.clone(), ..built.clone() };
-        Ok(all.into_iter().filter_map(|imported| imported.baseline.ok()).find(same))
+        Ok(all.into_iter().filter_map(|imported| Some(imported.manifest.ok()?.baseline)).find(same))
     }
 
-    /// Keeps the manifest, under the first version that is free; only under its own where that was asked for.
-    fn keep(&self, mut built: Baseline, is_asked_for: bool) -> Result<Baseline, ForeignError> {
+    /// Keeps it under the first version that is free; only under its own where that was asked for.
+    fn keep(
+        &self,
+        mut built: Baseline,
+        payloads: &[Payload],
+        is_asked_for: bool,
+    ) -> Result<ImportedBaseline, ForeignError> {
         let (id, first) = (built.id.to_string(), built.version.clone());
         for number in 2..VERSIONS_MAX {
-            let text = manifest::write(&built);
-            let target = self.store().manifest_path(&id, &built.version);
-            match self.manifest(&target, &text, &id, &built.version) {
+            let manifest =
+                Manifest { text: manifest::write(&built), signature: None, baseline: built.clone() };
+            match self.made(manifest, payloads.to_vec(), UNSIGNED) {
                 Err(ImportError::Conflict { .. }) if !is_asked_for => {
                     built.version = format!("{first}.{number}");
                 }
-                kept => return Ok(kept.map(|()| built)?),
+                kept => return Ok(kept?),
             }
         }
         Err(ImportError::Conflict { id, version: first }.into())

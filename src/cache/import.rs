@@ -12,19 +12,23 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::FlockArg;
 
+use super::CacheError;
 use super::content::Content;
 use super::import_error::{is_full, unwritable};
+use super::manifest::Manifest;
 use super::pack::{Packing, fill, pack};
 use super::partial::Partial;
 use super::room::{Room, SPARE_BYTES, free_bytes, packed_bytes_max};
-use super::seek_table::{CONTENT_BYTES_MAX, FRAME_BYTES};
-use super::store::{Lock, Store, lock, read_manifest};
+use super::seek_table::{CONTENT_BYTES_MAX, FRAME_BYTES, Tag};
+use super::store::{Lock, Store, lock};
+use super::tree::Tree;
 use crate::digest::{Hasher, Mismatch, Sha256};
 use crate::durable;
-use crate::firmware::baseline::{Baseline, MANIFEST};
+use crate::firmware::baseline::Baseline;
 use crate::firmware::component::{Component, Format};
 use crate::firmware::formats::{self, Package, ReadSeek, Trust};
-use crate::paths::CACHE_PARTIAL;
+use crate::firmware::signature::{SIGNATURE, Standing, Unsigned};
+use crate::paths::{CACHE_ACCEPTED, CACHE_PARTIAL};
 
 pub use super::import_error::ImportError;
 
@@ -55,6 +59,14 @@ pub struct ImportedBaseline {
     pub payloads: Vec<Payload>,
     /// All of it was there already.
     pub was_there: bool,
+    /// Why it may be used.
+    pub standing: Standing,
+}
+
+/// A baseline that may be imported.
+pub(super) struct Entry {
+    target: PathBuf,
+    standing: Standing,
 }
 
 /// What a payload should be; nothing is known of a stream.
@@ -75,6 +87,7 @@ pub struct Importer {
     max: Option<u64>,
     packing: Packing,
     trust: Trust,
+    unsigned: Unsigned,
     _lock: Lock,
 }
 
@@ -85,7 +98,14 @@ impl Importer {
     /// [`ImportError::Store`].
     pub fn new(store: Store, max: Option<u64>) -> Result<Self, ImportError> {
         let lock = store.lock_shared().map_err(|source| unwritable(&store, source))?;
-        Ok(Self { store, max, packing: Packing::at_level(LEVEL), trust: Trust::default(), _lock: lock })
+        Ok(Self {
+            store,
+            max,
+            packing: Packing::at_level(LEVEL),
+            trust: Trust::default(),
+            unsigned: Unsigned::Refuse,
+            _lock: lock,
+        })
     }
 
     /// The same; signed packages must lead to these certificates.
@@ -132,6 +152,12 @@ impl Importer {
         let unreadable = |source| unwritable(&self.store, source);
         let object = self.store.object(component.sha256).map_err(unreadable)?;
         self.check_cabinet(&component.payload, &mut Content::new(object).map_err(unreadable)?)
+    }
+
+    /// What is done with baselines that nobody who is trusted has signed.
+    #[must_use = "the importer that was told is what is returned"]
+    pub fn telling(self, unsigned: Unsigned) -> Self {
+        Self { unsigned, ..self }
     }
 
     /// A file.
@@ -181,8 +207,7 @@ impl Importer {
             return Err(ImportError::Nothing { path: name.to_owned() });
         }
         if let Some(size) = expected.size {
-            let begun = self.partial_path(&first).metadata().map_or(0, |partial| partial.len());
-            self.reserve(packed_bytes_max(size).saturating_sub(begun))?;
+            self.reserve_packed(packed_bytes_max(size), &first)?;
         }
         let mut partial = self.partial(&first)?;
         let (mut hasher, mut size) = (Hasher::new(), 0);
@@ -220,7 +245,7 @@ impl Importer {
             let _ = partial.keep();
             return Err(ImportError::Length { path: name.to_owned(), found: size, expected });
         }
-        self.whole(partial, name, hasher, expected.sha256, |sha256, stored| Payload {
+        self.whole(partial, name, hasher, expected.sha256, None, |sha256, stored| Payload {
             sha256,
             size,
             stored,
@@ -231,7 +256,7 @@ impl Importer {
 
     /// A payload that is there and right. All of it is read: a seek table says nothing of what is in the frames, and
     /// whoever imports again may do so since it is damaged.
-    fn there(&self, sha256: Sha256, seen: &mut dyn FnMut(u64)) -> Option<Payload> {
+    pub(super) fn there(&self, sha256: Sha256, seen: &mut dyn FnMut(u64)) -> Option<Payload> {
         let path = self.store.object_path(sha256);
         let object = self.store.object(sha256).ok()?;
         let mut done = 0;
@@ -244,18 +269,40 @@ impl Importer {
         Some(Payload { sha256, size: object.size(), stored, resumed: 0, was_there: true })
     }
 
+    /// Where it imports to.
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Most bytes that payloads may take.
+    pub(super) fn max(&self) -> Option<u64> {
+        self.max
+    }
+
+    /// Room for a payload of so many packed bytes whose content begins with `first`.
+    pub(super) fn reserve_packed(&self, bytes: u64, first: &[u8]) -> Result<(), ImportError> {
+        let begun = self.partial_path(first).metadata().map_or(0, |partial| partial.len());
+        self.reserve(bytes.saturating_sub(begun))
+    }
+
     fn partial_path(&self, first: &[u8]) -> PathBuf {
         self.store.root().join(CACHE_PARTIAL).join(Sha256::of(first).to_string())
     }
 
-    fn partial(&self, first: &[u8]) -> Result<Partial, ImportError> {
+    pub(super) fn partial(&self, first: &[u8]) -> Result<Partial, ImportError> {
         durable::create_directory(&self.store.root().join(CACHE_PARTIAL))
             .and_then(|()| Partial::open(self.partial_path(first)))
             .map_err(|source| unwritable(&self.store, source))
     }
 
     /// What is left of an import that ends early.
-    fn stopped(&self, partial: Partial, name: &Path, error: io::Error, of_source: bool) -> ImportError {
+    pub(super) fn stopped(
+        &self,
+        partial: Partial,
+        name: &Path,
+        error: io::Error,
+        of_source: bool,
+    ) -> ImportError {
         if of_source {
             let _ = partial.keep();
             return ImportError::Source { path: name.to_owned(), source: error };
@@ -281,12 +328,13 @@ impl Importer {
     }
 
     /// Everything was read: a payload, if it is the right one.
-    fn whole(
+    pub(super) fn whole(
         &self,
         partial: Partial,
         name: &Path,
         hasher: Hasher,
         expected: Option<Sha256>,
+        tag: Option<Tag>,
         payload: impl FnOnce(Sha256, u64) -> Payload,
     ) -> Result<Payload, ImportError> {
         let failed = |source| unwritable(&self.store, source);
@@ -301,64 +349,152 @@ impl Importer {
             partial.discard().map_err(failed)?;
             return Ok(there);
         }
-        match partial.publish(&self.store.object_path(found)) {
+        match partial.publish(&self.store.object_path(found), tag) {
             Ok(stored) => Ok(payload(found, stored)),
             Err(error) => Err(failed(error)),
         }
     }
 
-    /// A baseline's directory: each payload that is not there yet, then the manifest.
+    /// A baseline's files: each payload that is not there yet, then the manifest.
     ///
     /// # Errors
     /// [`ImportError`]; payloads that were whole stay.
-    pub fn baseline(&self, directory: &Path, told: &mut Told<'_>) -> Result<ImportedBaseline, ImportError> {
-        let (baseline, text) = read_manifest(&directory.join(MANIFEST))?;
-        let (id, version) = (baseline.id.to_string(), baseline.version.clone());
+    pub fn baseline(&self, tree: &Tree, told: &mut Told<'_>) -> Result<ImportedBaseline, ImportError> {
+        let manifest = Manifest::of(tree)?;
+        let entry = self.admit(&manifest, tree.root())?;
+        self.reserve_all(tree, &manifest.baseline)?;
+        let (mut payloads, mut names) = (Vec::new(), BTreeSet::new());
+        for component in manifest.baseline.components.iter().filter(|one| names.insert(one.sha256)) {
+            let expected = Expected { sha256: Some(component.sha256), size: Some(component.size) };
+            payloads.push(self.member(tree, &component.payload, expected, told)?);
+        }
+        self.publish(manifest, entry, payloads)
+    }
+
+    /// A file of a baseline.
+    fn member(
+        &self,
+        tree: &Tree,
+        name: &str,
+        expected: Expected,
+        told: &mut Told<'_>,
+    ) -> Result<Payload, ImportError> {
+        let path = tree.path(name);
+        let mut seen = |done| told(&path, done, expected.size);
+        if let Some(there) = expected.sha256.and_then(|sha256| self.there(sha256, &mut seen)) {
+            return Ok(there);
+        }
+        let unreadable = |source| ImportError::Source { path: path.clone(), source };
+        let opened = tree.open(name).map_err(unreadable)?;
+        let (source, _) = opened.ok_or_else(|| unreadable(io::ErrorKind::NotFound.into()))?;
+        self.stream(&path, source, expected, told)
+    }
+
+    /// Whether a baseline may be in the cache: its version can be a name, no other is there under it, and somebody
+    /// vouches for it. Asked before the first payload is read.
+    pub(super) fn admit(&self, manifest: &Manifest, place: &Path) -> Result<Entry, ImportError> {
+        let (id, version) = (manifest.baseline.id.to_string(), manifest.baseline.version.clone());
+        if !can_be_a_name(&version) {
+            return Err(ImportError::Version { id, version });
+        }
+        let anchors = self.store.trust().anchors().map_err(CacheError::from)?;
+        let standing = match manifest.judge(&anchors) {
+            Ok(standing) => standing,
+            Err(why) if self.unsigned == Unsigned::Accept => Standing::Unsigned { why: why.to_string() },
+            Err(source) => {
+                let name = format!("{} in {}", manifest.name(), place.display());
+                return Err(CacheError::Untrusted { name, source }.into());
+            }
+        };
+        let target = self.store.manifest_path(&id, &version);
+        same_manifest(&target, manifest)?;
+        Ok(Entry { target, standing })
+    }
+
+    /// A baseline that was made here, of payloads that are there: nobody has signed it, and whoever has it made vouches
+    /// for it.
+    pub(super) fn made(
+        &self,
+        manifest: Manifest,
+        payloads: Vec<Payload>,
+        why: &str,
+    ) -> Result<ImportedBaseline, ImportError> {
+        let (id, version) = (manifest.baseline.id.to_string(), manifest.baseline.version.clone());
         if !can_be_a_name(&version) {
             return Err(ImportError::Version { id, version });
         }
         let target = self.store.manifest_path(&id, &version);
-        let mut was_there = same_manifest(&target, &text, &id, &version)?;
-        self.reserve_all(directory, &baseline)?;
-        let (mut payloads, mut names) = (Vec::new(), BTreeSet::new());
-        for component in baseline.components.iter().filter(|component| names.insert(component.sha256)) {
-            let expected = Expected { sha256: Some(component.sha256), size: Some(component.size) };
-            let payload = self.file(&directory.join(&component.payload), expected, told)?;
-            self.check_stored(component)?;
-            was_there &= payload.was_there;
-            payloads.push(payload);
-        }
-        self.manifest(&target, &text, &id, &version)?;
-        Ok(ImportedBaseline { baseline, payloads, was_there })
+        same_manifest(&target, &manifest)?;
+        self.publish(
+            manifest,
+            Entry { target, standing: Standing::Unsigned { why: why.to_owned() } },
+            payloads,
+        )
     }
 
-    /// The store it imports into.
-    pub(super) fn store(&self) -> &Store {
-        &self.store
-    }
-
-    /// Of two that import the same version at once, the second finds the first's manifest.
-    pub(super) fn manifest(
+    /// Makes the baseline visible: its payloads are there. Of two that import the same version at once, the second finds
+    /// the first's manifest.
+    pub(super) fn publish(
         &self,
-        target: &Path,
-        text: &str,
-        id: &str,
-        version: &str,
-    ) -> Result<(), ImportError> {
+        manifest: Manifest,
+        entry: Entry,
+        payloads: Vec<Payload>,
+    ) -> Result<ImportedBaseline, ImportError> {
+        for component in &manifest.baseline.components {
+            self.check_stored(component)?;
+        }
+        let Entry { target, standing } = entry;
         let failed = |source| unwritable(&self.store, source);
         let folder = target.parent().unwrap_or(self.store.root());
         durable::create_directory(folder).map_err(failed)?;
         let _alone =
             File::open(folder).and_then(|file| lock(file, FlockArg::LockExclusive)).map_err(failed)?;
-        if same_manifest(target, text, id, version)? {
-            return Ok(());
+        let is_new = !same_manifest(&target, &manifest)?;
+        let vouched = self.vouch(&manifest, &target, &standing, is_new).map_err(failed)?;
+        if is_new {
+            durable::write(&target, manifest.text.as_bytes(), 0o600).map_err(failed)?;
         }
-        durable::write(target, text.as_bytes(), 0o600).map_err(failed)
+        let was_there = !is_new && !vouched && payloads.iter().all(|payload| payload.was_there);
+        Ok(ImportedBaseline { baseline: manifest.baseline, payloads, was_there, standing })
+    }
+
+    /// Writes beside the manifest what vouches for it; before a new manifest, so that it is never there without. Whether
+    /// anything was changed.
+    fn vouch(
+        &self,
+        manifest: &Manifest,
+        target: &Path,
+        standing: &Standing,
+        is_new: bool,
+    ) -> io::Result<bool> {
+        let (signature, accepted) = (target.with_file_name(SIGNATURE), target.with_file_name(CACHE_ACCEPTED));
+        let sha256 = manifest.sha256();
+        let is_signed = !matches!(standing, Standing::Unsigned { .. });
+        let mut changed = false;
+        match &manifest.signature {
+            // A wrong one never takes a right one's place.
+            Some(bytes)
+                if (is_new || is_signed) && std::fs::read(&signature).ok().as_ref() != Some(bytes) =>
+            {
+                durable::write(&signature, bytes, 0o600)?;
+                changed = true;
+            }
+            None if is_new => durable::remove(&signature)?,
+            _ => {}
+        }
+        if is_signed {
+            changed |= accepted.exists();
+            durable::remove(&accepted)?;
+        } else if !self.store.accepts(target, sha256) {
+            durable::write(&accepted, format!("{sha256}\n").as_bytes(), 0o600)?;
+            changed = true;
+        }
+        Ok(changed)
     }
 
     /// Presence and sizes of all payloads, and room for those that are missing, before the first is brought in. Of what
     /// cut imports left, that counts which the same source has begun.
-    fn reserve_all(&self, directory: &Path, baseline: &Baseline) -> Result<(), ImportError> {
+    fn reserve_all(&self, tree: &Tree, baseline: &Baseline) -> Result<(), ImportError> {
         let partials = self.store.partials().map_err(|source| unwritable(&self.store, source))?;
         let mut partials: HashMap<PathBuf, u64> = partials.into_iter().collect();
         let (mut needed, mut names) = (0_u64, BTreeSet::new());
@@ -366,9 +502,9 @@ impl Importer {
             if self.store.contains(component.sha256) || !names.insert(component.sha256) {
                 continue;
             }
-            let path = directory.join(&component.payload);
-            let found = match std::fs::metadata(&path) {
-                Ok(metadata) => metadata.len(),
+            let path = tree.path(&component.payload);
+            let found = match tree.size(&component.payload) {
+                Ok(size) => size,
                 Err(source) => return Err(ImportError::Source { path, source }),
             };
             if found != component.size {
@@ -377,7 +513,9 @@ impl Importer {
             let mut begun = 0;
             if !partials.is_empty() {
                 let mut first = Vec::new();
-                let read = File::open(&path).and_then(|mut file| fill(&mut file, &mut first));
+                let opened = tree.open(&component.payload);
+                let read =
+                    opened.and_then(|file| file.map_or(Ok(()), |(mut file, _)| fill(&mut file, &mut first)));
                 read.map_err(|source| ImportError::Source { path, source })?;
                 begun = partials.remove(&self.partial_path(&first)).unwrap_or(0);
             }
@@ -406,18 +544,21 @@ impl Importer {
 }
 
 /// Whether a version can be a directory's name.
-pub(super) fn can_be_a_name(version: &str) -> bool {
+fn can_be_a_name(version: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
     (1..=64).contains(&version.len()) && !version.starts_with('.') && version.chars().all(plain)
 }
 
 /// Whether the same manifest is there; another one under its name is refused.
-fn same_manifest(target: &Path, text: &str, id: &str, version: &str) -> Result<bool, ImportError> {
+fn same_manifest(target: &Path, manifest: &Manifest) -> Result<bool, ImportError> {
     match std::fs::read(target) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(source) => Err(ImportError::Store { path: target.to_owned(), source }),
-        Ok(there) if there == text.as_bytes() => Ok(true),
-        Ok(_) => Err(ImportError::Conflict { id: id.to_owned(), version: version.to_owned() }),
+        Ok(there) if there == manifest.text.as_bytes() => Ok(true),
+        Ok(_) => {
+            let (id, version) = (manifest.baseline.id.to_string(), manifest.baseline.version.clone());
+            Err(ImportError::Conflict { id, version })
+        }
     }
 }
 

@@ -83,6 +83,25 @@ pub enum ImportError {
         /// The limit.
         max: u64,
     },
+    /// A baseline in one file is not as it was written.
+    #[error("{}, byte {at}: {why}", path.display())]
+    Damaged {
+        /// The file, or the member in it.
+        path: PathBuf,
+        /// Where.
+        at: u64,
+        /// What is wrong.
+        why: String,
+    },
+    /// A directory or image without a baseline.
+    #[error("{} holds no baseline: no {MANIFEST} in it, nor in a folder below, nor a baseline in one file", path.display())]
+    NoBaseline {
+        /// Which.
+        path: PathBuf,
+    },
+    /// An image that cannot be read.
+    #[error(transparent)]
+    Image(FormatError),
     /// The baseline's manifest.
     #[error(transparent)]
     Manifest(#[from] CacheError),
@@ -118,6 +137,15 @@ impl Hinted for ImportError {
                 format!("make room, with carena cache gc or elsewhere, and import again; {again}")
             }
             Self::Store { .. } => format!("check the file system and its owner; {again}"),
+            Self::Damaged { .. } => {
+                "the file is damaged; copy it again from where it was exported, nothing of its baseline is in the cache"
+                    .into()
+            }
+            Self::NoBaseline { .. } => format!(
+                "name a directory with a {MANIFEST}, a file of carena baseline export, an ISO image with one of them, or \
+                 firmware files one by one"
+            ),
+            Self::Image(_) => "get the image again, or mount it and name the directory".into(),
             Self::Nothing { .. } => {
                 format!("name a directory with a {MANIFEST}, a file, or - for standard input")
             }

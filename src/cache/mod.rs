@@ -9,115 +9,49 @@
 pub mod certificates;
 pub mod check;
 mod coding;
+pub mod compose;
+pub mod container;
 mod content;
 mod embedded;
+mod error;
+pub mod export;
 pub mod foreign;
 mod frames;
 pub mod import;
+mod import_container;
 mod import_error;
+pub mod manifest;
 pub mod object;
+mod open;
 pub mod pace;
 mod pack;
+mod packed;
 mod partial;
 pub mod range;
 mod reader;
 mod room;
 mod seek_table;
 pub mod serve;
+pub mod sources;
 pub mod store;
+pub mod tree;
+pub mod trust;
 
-use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use crate::digest::Sha256;
-use crate::error::Hinted;
-use crate::firmware::baseline::{Baseline, BaselineError, MANIFEST};
+use crate::firmware::baseline::MANIFEST;
+use crate::firmware::signature::{Standing, Unsigned};
 use crate::firmware::version;
 
+pub use error::CacheError;
+pub use import_error::ImportError;
+pub use manifest::Manifest;
+pub use open::OpenBaseline;
 pub use pace::Pace;
 pub use serve::Payloads;
 pub use store::Store;
-
-/// Why a baseline cannot be had.
-#[derive(Debug, thiserror::Error)]
-pub enum CacheError {
-    /// Neither embedded nor imported, and no directory.
-    #[error("there is no baseline \"{name}\"")]
-    Unknown {
-        /// As asked for.
-        name: String,
-        /// Those there are.
-        known: Vec<String>,
-    },
-    /// A file cannot be read.
-    #[error("{}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A payload's size is another one.
-    #[error("payload {} has {found} bytes, its manifest says {expected}", path.display())]
-    Size {
-        /// The file.
-        path: PathBuf,
-        /// Bytes it has.
-        found: u64,
-        /// Bytes it should have.
-        expected: u64,
-    },
-    /// The manifest.
-    #[error(transparent)]
-    Manifest(#[from] BaselineError),
-    /// A payload of an imported baseline is not in the store.
-    #[error("baseline {baseline}: the payload {sha256} of {component} is not in the cache")]
-    Missing {
-        /// The baseline.
-        baseline: String,
-        /// The component.
-        component: String,
-        /// The payload.
-        sha256: Sha256,
-        /// Why it cannot be opened.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The binary's own cache is broken.
-    #[error("BUG: the embedded payload {name} is broken")]
-    Embedded {
-        /// Its name.
-        name: String,
-    },
-}
-
-impl Hinted for CacheError {
-    fn hint(&self) -> Option<String> {
-        match self {
-            Self::Unknown { known, .. } => {
-                Some(format!("name one of {} or a directory with a {MANIFEST}", known.join(", ")))
-            }
-            Self::File { .. } | Self::Size { .. } => {
-                Some("put the missing or changed file back; no node was touched".into())
-            }
-            Self::Missing { .. } => Some(
-                "import the baseline again: what is there is not copied again; no node was touched".into(),
-            ),
-            Self::Manifest(error) => error.hint(),
-            Self::Embedded { .. } => None,
-        }
-    }
-}
-
-/// A baseline that can be installed.
-pub struct OpenBaseline {
-    /// What.
-    pub baseline: Arc<Baseline>,
-    /// Its bytes.
-    pub payloads: Payloads,
-}
+pub use trust::Trust;
 
 /// Where a baseline is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,6 +60,8 @@ pub enum Place {
     Embedded,
     /// In the store, with this manifest.
     Stored(PathBuf),
+    /// In a directory.
+    Directory(PathBuf),
 }
 
 /// All baselines.
@@ -145,32 +81,62 @@ impl Cache {
         Self { store: Some(Store::at(state)) }
     }
 
-    /// Embedded and imported baselines, each in its newest version; their payloads stay packed. Manifests that cannot be
-    /// read are left out.
-    pub fn baselines(&self) -> Vec<Baseline> {
-        let mut newest: Vec<Baseline> = Vec::new();
-        for (baseline, _) in self.all() {
-            match newest.iter_mut().find(|other| other.id == baseline.id) {
-                Some(other) if version::compare(&baseline.version, &other.version) == Ordering::Greater => {
-                    *other = baseline;
-                }
-                Some(_) => {}
-                None => newest.push(baseline),
-            }
-        }
-        newest
+    /// The keys whose signatures count; none where nothing can be imported.
+    pub fn trust(&self) -> Option<Trust> {
+        self.store.as_ref().map(Store::trust)
     }
 
-    /// Every version of every baseline, embedded ones first; manifests that cannot be read are left out.
-    pub fn all(&self) -> Vec<(Baseline, Place)> {
-        let parse =
-            |(folder, text): &(&str, &str)| Baseline::parse(text, &format!("{folder}/{MANIFEST}")).ok();
+    /// Every version of every baseline, embedded ones first, then by id, newest first; manifests that cannot be read are
+    /// left out.
+    pub fn all(&self) -> Vec<(Manifest, Place)> {
+        let parse = |(folder, text): &(&str, &str)| {
+            let path = Path::new(folder).join(MANIFEST);
+            Manifest::parse(text.as_bytes().to_vec(), None, &path).ok()
+        };
         let embedded =
-            embedded::manifests().iter().filter_map(parse).map(|baseline| (baseline, Place::Embedded));
+            embedded::manifests().iter().filter_map(parse).map(|manifest| (manifest, Place::Embedded));
         let stored = self.store.iter().filter_map(|store| store.baselines().ok()).flatten();
         let stored =
-            stored.filter_map(|imported| Some((imported.baseline.ok()?, Place::Stored(imported.path))));
+            stored.filter_map(|imported| Some((imported.manifest.ok()?, Place::Stored(imported.path))));
+        let mut stored: Vec<_> = stored.collect();
+        stored.sort_by(|(a, _), (b, _)| {
+            let (a, b) = (&a.baseline, &b.baseline);
+            a.id.cmp(&b.id).then_with(|| version::compare(&b.version, &a.version))
+        });
         embedded.chain(stored).collect()
+    }
+
+    /// Whether a baseline may be used, and why.
+    ///
+    /// # Errors
+    /// [`CacheError::Untrusted`], [`CacheError::Trust`].
+    pub fn standing(
+        &self,
+        manifest: &Manifest,
+        place: &Place,
+        unsigned: Unsigned,
+    ) -> Result<Standing, CacheError> {
+        if *place == Place::Embedded {
+            return Ok(Standing::BuiltIn);
+        }
+        let anchors = self.store.as_ref().map_or(Ok(Vec::new()), |store| store.trust().anchors())?;
+        let accepted = || match (place, &self.store) {
+            (Place::Stored(path), Some(store)) => store.accepts(path, manifest.sha256()),
+            _ => false,
+        };
+        match manifest.judge(&anchors) {
+            Ok(standing) => Ok(standing),
+            Err(why) if unsigned == Unsigned::Accept || accepted() => {
+                Ok(Standing::Unsigned { why: why.to_string() })
+            }
+            Err(source) => {
+                let name = match place {
+                    Place::Directory(path) => format!("{} in {}", manifest.name(), path.display()),
+                    _ => manifest.name(),
+                };
+                Err(CacheError::Untrusted { name, source })
+            }
+        }
     }
 
     /// A baseline by `ID` (its newest version; of two equal ones the embedded), by `ID@VERSION`, or in a directory by its
@@ -178,36 +144,56 @@ impl Cache {
     ///
     /// # Errors
     /// [`CacheError`].
-    pub fn open(&self, name: &str) -> Result<OpenBaseline, CacheError> {
+    pub fn find(&self, name: &str) -> Result<(Manifest, Place), CacheError> {
         let (id, wanted) = split_name(name);
-        let fits = |baseline: &Baseline| {
+        let fits = |manifest: &Manifest| {
+            let baseline = &manifest.baseline;
             baseline.id.as_str() == id && wanted.is_none_or(|wanted| wanted == baseline.version)
         };
-        let mut found: Vec<_> = self.all().into_iter().filter(|(baseline, _)| fits(baseline)).collect();
+        let mut found: Vec<_> = self.all().into_iter().filter(|(manifest, _)| fits(manifest)).collect();
         // Stable: of equal ones the embedded stays first.
-        found.sort_by(|(a, _), (b, _)| version::compare(&b.version, &a.version));
-        match (found.into_iter().next(), &self.store) {
-            (Some((baseline, Place::Embedded)), _) => open_embedded(baseline),
-            (Some((baseline, Place::Stored(manifest))), Some(store)) => {
-                open_stored(store, baseline, &manifest)
-            }
-            _ => self.open_other(name),
+        found.sort_by(|(a, _), (b, _)| version::compare(&b.baseline.version, &a.baseline.version));
+        match found.into_iter().next() {
+            Some(found) => Ok(found),
+            None => self.find_other(name),
         }
     }
 
-    /// What [`Cache::open`] found under a name when it was this version; newer ones do not count.
+    /// Opens what [`Cache::find`] finds, for a deployment.
     ///
     /// # Errors
     /// [`CacheError`].
-    pub fn reopen(&self, name: &str, version: &str) -> Result<OpenBaseline, CacheError> {
-        let (id, _) = split_name(name);
-        if self.all().iter().any(|(baseline, _)| baseline.id.as_str() == id) {
-            return self.open(&format!("{id}@{version}"));
-        }
-        self.open(name)
+    pub fn open(&self, name: &str, unsigned: Unsigned) -> Result<OpenBaseline, CacheError> {
+        let (manifest, place) = self.find(name)?;
+        let standing = self.standing(&manifest, &place, unsigned)?;
+        open::open(self.store.as_ref(), manifest, &place, standing)
     }
 
-    fn open_other(&self, name: &str) -> Result<OpenBaseline, CacheError> {
+    /// What [`Cache::open`] found under a name when it was this version with this manifest; newer ones do not count, and
+    /// another manifest under that name is refused. Whether it may be used is judged anew.
+    ///
+    /// # Errors
+    /// [`CacheError`].
+    pub fn reopen(
+        &self,
+        name: &str,
+        version: &str,
+        manifest: Option<Sha256>,
+        unsigned: Unsigned,
+    ) -> Result<OpenBaseline, CacheError> {
+        let (id, _) = split_name(name);
+        let is_known = self.all().iter().any(|(manifest, _)| manifest.baseline.id.as_str() == id);
+        let exact = format!("{id}@{version}");
+        let opened = self.open(if is_known { &exact } else { name }, unsigned)?;
+        match manifest {
+            Some(expected) if expected != opened.manifest => {
+                Err(CacheError::Changed { name: name.to_owned(), expected, found: opened.manifest })
+            }
+            _ => Ok(opened),
+        }
+    }
+
+    fn find_other(&self, name: &str) -> Result<(Manifest, Place), CacheError> {
         // One that is there but cannot be read says why.
         let (id, wanted) = split_name(name);
         let unreadable = self.store.iter().filter_map(|store| store.baselines().ok()).flatten();
@@ -216,16 +202,16 @@ impl Cache {
                 imported.path.ancestors().skip(1).filter_map(|folder| folder.file_name()?.to_str());
             let (version, of) = (folders.next(), folders.next());
             if let (true, Err(error)) =
-                (of == Some(id) && wanted.is_none_or(|w| Some(w) == version), imported.baseline)
+                (of == Some(id) && wanted.is_none_or(|w| Some(w) == version), imported.manifest)
             {
                 return Err(error);
             }
         }
         let directory = Path::new(name);
         if directory.is_dir() {
-            return open_directory(directory);
+            return Ok((Manifest::in_directory(directory)?, Place::Directory(directory.to_owned())));
         }
-        let known = self.baselines().iter().map(|baseline| baseline.id.to_string()).collect();
+        let known = self.all().iter().map(|(manifest, _)| manifest.name()).collect();
         Err(CacheError::Unknown { name: name.to_owned(), known })
     }
 }
@@ -235,64 +221,14 @@ fn split_name(name: &str) -> (&str, Option<&str>) {
     name.split_once('@').map_or((name, None), |(id, version)| (id, Some(version)))
 }
 
-fn open_embedded(baseline: Baseline) -> Result<OpenBaseline, CacheError> {
-    let mut payloads = Payloads::default();
-    for component in &baseline.components {
-        let broken = || CacheError::Embedded { name: component.sha256.to_string() };
-        payloads.add_embedded(component.sha256, embedded::object(component.sha256).ok_or_else(broken)?);
-    }
-    Ok(OpenBaseline { baseline: Arc::new(baseline), payloads })
-}
-
-/// It cannot be removed as long as its payloads are in use.
-fn open_stored(store: &Store, baseline: Baseline, manifest: &Path) -> Result<OpenBaseline, CacheError> {
-    let failed = |source| CacheError::File { path: manifest.to_owned(), source };
-    let mut payloads = Payloads::default();
-    payloads.keep(store.hold(manifest).map_err(failed)?);
-    for component in &baseline.components {
-        let missing = |source| CacheError::Missing {
-            baseline: baseline.id.to_string(),
-            component: component.id.to_string(),
-            sha256: component.sha256,
-            source,
-        };
-        let path = store.object_path(component.sha256);
-        let found = store.object(component.sha256).map_err(missing)?.size();
-        if found != component.size {
-            return Err(CacheError::Size { path, found, expected: component.size });
-        }
-        payloads.add_stored(component.sha256, path);
-    }
-    Ok(OpenBaseline { baseline: Arc::new(baseline), payloads })
-}
-
-/// Presence and sizes are checked here, before any node is touched; the bytes by each engine before use.
-fn open_directory(directory: &Path) -> Result<OpenBaseline, CacheError> {
-    let (baseline, _) = store::read_manifest(&directory.join(MANIFEST))?;
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| CacheError::File { path, source }
-    };
-    let mut payloads = Payloads::default();
-    for component in &baseline.components {
-        let path = directory.join(&component.payload);
-        let found = std::fs::metadata(&path).map_err(failed(&path))?.len();
-        if found != component.size {
-            return Err(CacheError::Size { path, found, expected: component.size });
-        }
-        payloads.add_file(component.sha256, path, component.size);
-    }
-    Ok(OpenBaseline { baseline: Arc::new(baseline), payloads })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_embedded_demonstration_opens_and_an_unknown_name_says_what_there_is() {
-        assert_eq!(Cache::embedded().open("demo").unwrap().baseline.id.as_str(), "demo");
-        let Err(error) = Cache::embedded().open("nope") else { panic!("opened") };
+        assert_eq!(Cache::embedded().open("demo", Unsigned::Refuse).unwrap().baseline.id.as_str(), "demo");
+        let Err(error) = Cache::embedded().open("nope", Unsigned::Refuse) else { panic!("opened") };
         assert!(crate::error::explain(&error).contains("demo"));
     }
 
@@ -302,7 +238,7 @@ mod tests {
         let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("firmware-cache/demo");
         std::fs::copy(demo.join(MANIFEST), directory.path().join(MANIFEST)).unwrap();
         let name = directory.path().to_str().unwrap();
-        let fault = || match Cache::embedded().open(name) {
+        let fault = || match Cache::embedded().open(name, Unsigned::Accept) {
             Err(error) => crate::error::explain(&error),
             Ok(_) => panic!("opened"),
         };

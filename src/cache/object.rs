@@ -24,14 +24,14 @@ pub enum Packed {
 }
 
 impl Packed {
-    fn size(&self) -> io::Result<u64> {
+    pub(super) fn size(&self) -> io::Result<u64> {
         match self {
             Self::Embedded(bytes) => Ok(bytes.len() as u64),
             Self::Stored(file) => Ok(file.metadata()?.len()),
         }
     }
 
-    fn read_exact_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+    pub(super) fn read_exact_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
         match self {
             Self::Embedded(bytes) => {
                 let from = usize::try_from(offset).unwrap_or(usize::MAX);

@@ -13,7 +13,7 @@ use nix::fcntl::FlockArg;
 use zstd::bulk::Decompressor;
 use zstd::zstd_safe::find_frame_compressed_size;
 
-use super::seek_table::{FRAME_BYTES, FRAME_PACKED_BYTES_MAX, SeekTable};
+use super::seek_table::{FRAME_BYTES, FRAME_PACKED_BYTES_MAX, SeekTable, Tag};
 use super::store::{Lock, is_at, lock};
 use crate::durable;
 
@@ -97,15 +97,12 @@ impl Partial {
         Ok(())
     }
 
-    /// Makes a payload of it, at `to`. Returns the bytes it takes.
+    /// Makes a payload of it, at `to`, with the packing's name if it has one already. Returns the bytes it takes.
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn publish(self, to: &Path) -> io::Result<u64> {
-        let mut tag = [0; 16];
-        ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut tag)
-            .map_err(|_| io::Error::other("no random bytes"))?;
-        let tail = self.table.tail(tag);
+    pub fn publish(self, to: &Path, tag: Option<Tag>) -> io::Result<u64> {
+        let tail = self.table.tail(tag.map_or_else(new_tag, Ok)?);
         self.file.write_all_at(&tail, self.table.packed())?;
         if let Some(folder) = to.parent() {
             durable::create_directory(folder)?;
@@ -134,6 +131,13 @@ impl Partial {
     pub fn keep(self) -> io::Result<()> {
         self.file.sync_data()
     }
+}
+
+fn new_tag() -> io::Result<Tag> {
+    let mut tag = Tag::default();
+    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut tag)
+        .map_err(|_| io::Error::other("no random bytes"))?;
+    Ok(tag)
 }
 
 fn read_up_to(file: &File, at: u64, into: &mut [u8]) -> io::Result<usize> {

@@ -23,9 +23,10 @@ pub const CONTENT_BYTES_MAX: u64 = (FRAMES_MAX as u64 - 1) * FRAME_BYTES as u64;
 /// A tag names one packing of a content: packed again, with other bytes, it has another.
 pub type Tag = [u8; 16];
 
-/// Skippable frames (RFC 8878, section 3.1.2): the seekable format's, and ours for the tag.
+/// A skippable frame (RFC 8878, section 3.1.2): the seekable format's.
 const TABLE_MAGIC: u32 = 0x184D_2A5E;
-const TAG_MAGIC: u32 = 0x184D_2A5C;
+/// Ours for the tag.
+pub const TAG_MAGIC: u32 = 0x184D_2A5C;
 /// Ends the seek table.
 const SEEKABLE_MAGIC: u32 = 0x8F92_EAB1;
 

@@ -13,12 +13,15 @@ use std::sync::Arc;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::CacheError;
+use super::manifest::Manifest;
 use super::object::Object;
+use super::trust::Trust;
 use crate::digest::Sha256;
 use crate::durable;
-use crate::firmware::baseline::{Baseline, MANIFEST, MANIFEST_BYTES_MAX};
+use crate::firmware::baseline::MANIFEST;
 use crate::paths::{
-    CACHE_BASELINES, CACHE_DIRECTORY, CACHE_LOCK, CACHE_OBJECTS, CACHE_PARTIAL, CACHE_QUARANTINE,
+    CACHE_ACCEPTED, CACHE_BASELINES, CACHE_DIRECTORY, CACHE_LOCK, CACHE_OBJECTS, CACHE_PARTIAL,
+    CACHE_QUARANTINE,
 };
 
 /// A lock on a file, until it is dropped or its process ends.
@@ -38,8 +41,8 @@ pub struct Stored {
 pub struct Imported {
     /// Its manifest's file.
     pub path: PathBuf,
-    /// What it says, or why it cannot be used.
-    pub baseline: Result<Baseline, CacheError>,
+    /// What it says and who vouches for it, or why it cannot be used.
+    pub manifest: Result<Manifest, CacheError>,
 }
 
 /// The store in a state directory. It need not be there yet.
@@ -57,6 +60,17 @@ impl Store {
     /// Its directory.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// The keys that the operator of this state directory trusts.
+    pub fn trust(&self) -> Trust {
+        Trust::at(self.root.parent().unwrap_or(Path::new("")))
+    }
+
+    /// Whether the operator has accepted the manifest at `path`, with this digest, without a signature.
+    pub fn accepts(&self, path: &Path, sha256: Sha256) -> bool {
+        let word = std::fs::read_to_string(path.with_file_name(CACHE_ACCEPTED));
+        word.is_ok_and(|word| word.trim_end() == sha256.to_string())
     }
 
     /// Where a payload is, or would be.
@@ -136,8 +150,7 @@ impl Store {
             let path = folder.join(MANIFEST);
             // A baseline that is being imported or removed is none.
             if path.exists() {
-                let baseline = read_manifest(&path).map(|(baseline, _)| baseline);
-                baselines.push(Imported { baseline, path });
+                baselines.push(Imported { manifest: Manifest::in_directory(&folder), path });
             }
         }
         Ok(baselines)
@@ -219,20 +232,6 @@ pub(super) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         there => there.map(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())),
     }
-}
-
-/// A manifest and its text.
-///
-/// # Errors
-/// [`CacheError`].
-pub fn read_manifest(path: &Path) -> Result<(Baseline, String), CacheError> {
-    let failed = |source| CacheError::File { path: path.to_owned(), source };
-    let found = std::fs::metadata(path).map_err(failed)?.len();
-    if found > MANIFEST_BYTES_MAX {
-        return Err(CacheError::Size { path: path.to_owned(), found, expected: MANIFEST_BYTES_MAX });
-    }
-    let text = std::fs::read_to_string(path).map_err(failed)?;
-    Ok((Baseline::parse(&text, &path.display().to_string())?, text))
 }
 
 /// What is in a directory, sorted; nothing when there is none.

@@ -7,19 +7,18 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::cache::certificates::Certificates;
 use crate::cache::check::{CheckError, Claim};
-use crate::cache::foreign::{Choice, ForeignError};
-use crate::cache::import::{Expected, ImportError, Importer, Payload};
-use crate::cache::{Cache as Layers, Place, Store};
+use crate::cache::{Cache as Layers, CacheError, Place, Store};
 use crate::deploy::unfinished::{Unfinished, unfinished};
-use crate::error::explain;
-use crate::firmware::formats::Trust;
+use crate::error::{chain, explain};
 use crate::firmware::outcome::Exit;
+use crate::firmware::signature::{Standing, Unsigned};
 
-use super::foreign::{self, Sources};
+use super::foreign;
+use super::import;
 use super::setup::{Ended, state};
 use super::terminal::{complain, say};
 
@@ -38,12 +37,16 @@ pub struct Cache {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Bring baselines (directories) and payloads (files) in
+    /// Bring baselines and payloads in
     #[command(after_help = IMPORT_HELP)]
     Import {
-        /// A baseline's directory, makers' packages (files, directories, service packs), a payload, or - for standard input
+        /// A directory with a baseline.toml, a stick or ISO image with some of them, a file of carena baseline export, makers'
+        /// packages (files, directories, service packs), any other file, or - for standard input
         #[arg(required = true, value_name = "PATH")]
         paths: Vec<PathBuf>,
+        /// Take these baselines though nobody who is trusted has signed them; they are shown as that from then on
+        #[arg(long)]
+        unsigned_ok: bool,
         /// Refuse what would make the cache larger than this: bytes, or with KiB, MiB, GiB, TiB
         #[arg(long, value_name = "SIZE", value_parser = size)]
         cache_max: Option<u64>,
@@ -67,19 +70,28 @@ enum Verb {
     },
 }
 
-const IMPORT_HELP: &str = "A cut import leaves nothing in the cache; the next one of the same content goes on where it \
-    stopped. A payload that no baseline names stays until carena cache gc.";
+const IMPORT_HELP: &str = "Examples:
+  carena cache import /media/stick
+  carena cache import vendor-2026.09.carena spp.iso
+  carena cache import --unsigned-ok ./my-baseline
+
+A baseline must be signed with minisign (baseline.toml.minisig) by a key that carena baseline trust add was told. Without \
+one, or with none, --unsigned-ok is the word it takes, for these very baselines.
+
+A cut import leaves nothing in the cache; the next one of the same content goes on where it stopped. A payload that no \
+baseline names stays until carena cache gc.";
 
 /// Carries it out.
 pub fn cache(told: Cache) -> Result<Exit, Ended> {
     let directory = state(told.state);
     let store = Store::at(&directory);
     match told.verb {
-        Verb::Import { paths, cache_max, trust, made } => {
+        Verb::Import { paths, unsigned_ok, cache_max, trust, made } => {
+            let unsigned = if unsigned_ok { Unsigned::Accept } else { Unsigned::Refuse };
             let certificates = Certificates::at(&directory);
             let trust = certificates.add(&trust).and_then(|()| certificates.trust());
             let trust = trust.map_err(|error| Ended::with(Exit::BadInput, &error))?;
-            import(store, &paths, cache_max, trust, made, told.json)
+            import::import(store, &paths, (cache_max, unsigned, trust), &made.choice(), told.json)
         }
         Verb::List => list(&Layers::at(&directory), &store, told.json),
         Verb::Verify => verify(&store, told.json),
@@ -104,7 +116,7 @@ fn size(text: &str) -> Result<u64, String> {
 }
 
 /// A bar on a terminal, nothing elsewhere.
-fn bar(json: bool) -> ProgressBar {
+pub(super) fn bar(json: bool) -> ProgressBar {
     let shown = !json && std::io::stderr().is_terminal();
     let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let bar = ProgressBar::with_draw_target(None, target);
@@ -119,124 +131,6 @@ pub(super) fn plural(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Every path is tried; the exit code is the first failure's.
-fn import(
-    store: Store,
-    paths: &[PathBuf],
-    max: Option<u64>,
-    trust: Trust,
-    made: foreign::Told,
-    json: bool,
-) -> Result<Exit, Ended> {
-    let importer = Importer::new(store, max).map_err(|error| Ended::with(Exit::Other, &error))?;
-    let importer = importer.trusting(trust);
-    let (mut failed, mut news) = (None, false);
-    let made = made.choice();
-    for sources in foreign::grouped(paths) {
-        let path = sources.path();
-        match import_one(&importer, &sources, &made, json) {
-            Ok(was_there) => news |= !was_there,
-            Err(error) => {
-                if json {
-                    say(&json!({"path": path, "state": "failed", "error": explain(&error)}).to_string());
-                } else {
-                    complain(&format!("carena: {}", explain(&error)));
-                }
-                failed.get_or_insert(foreign::exit(&error));
-            }
-        }
-    }
-    let exit = failed.unwrap_or(if news { Exit::Done } else { Exit::NothingNeeded });
-    if json {
-        say(&json!({"summary": {"paths": paths.len(), "exit": exit as u8}}).to_string());
-    }
-    Ok(exit)
-}
-
-pub(super) fn exit(error: &ImportError) -> Exit {
-    match error {
-        ImportError::Source { .. }
-        | ImportError::Store { .. }
-        | ImportError::Space { .. }
-        | ImportError::Limit { .. } => Exit::Other,
-        _ => Exit::BadInput,
-    }
-}
-
-/// Whether all of it was there already.
-fn import_one(
-    importer: &Importer,
-    sources: &Sources,
-    choice: &Choice,
-    json: bool,
-) -> Result<bool, ForeignError> {
-    let bar = bar(json);
-    let mut told = |source: &Path, done: u64, all: Option<u64>| {
-        if bar.position() > done || bar.length() != all {
-            bar.set_message(source.file_name().unwrap_or_default().to_string_lossy().into_owned());
-            bar.set_length(all.unwrap_or(0));
-        }
-        bar.set_position(done);
-    };
-    let path = match sources {
-        Sources::Ours(path) => path.as_path(),
-        Sources::Makers(paths) => {
-            let imported = importer.foreign(paths, choice, &mut told)?;
-            bar.finish_and_clear();
-            return Ok(foreign::show(sources.path(), &imported, json));
-        }
-    };
-    let place = path.display();
-    if path.is_dir() {
-        let imported = importer.baseline(path, &mut told)?;
-        bar.finish_and_clear();
-        let (id, version) = (&imported.baseline.id, &imported.baseline.version);
-        if json {
-            let payloads: Vec<Value> = imported.payloads.iter().map(payload_json).collect();
-            let state = state_of(imported.was_there);
-            say(&json!({"path": path, "state": state, "baseline": id, "version": version, "payloads": payloads})
-                .to_string());
-        } else {
-            let stored: u64 = imported.payloads.iter().map(|payload| payload.stored).sum();
-            let size: u64 = imported.payloads.iter().map(|payload| payload.size).sum();
-            say(&format!(
-                "{place}: baseline {id}@{version} {}, {} of {} in {}",
-                if imported.was_there { "was there already" } else { "imported" },
-                plural(imported.payloads.len(), "payload"),
-                HumanBytes(size),
-                HumanBytes(stored)
-            ));
-        }
-        return Ok(imported.was_there);
-    }
-    let payload = match path.to_str() {
-        Some("-") => {
-            let name = Path::new("standard input");
-            importer.stream(name, std::io::stdin().lock(), Expected::default(), &mut told)?
-        }
-        _ => importer.file(path, Expected::default(), &mut told)?,
-    };
-    bar.finish_and_clear();
-    if json {
-        let state = state_of(payload.was_there);
-        say(&json!({"path": path, "state": state, "payloads": [payload_json(&payload)]}).to_string());
-    } else {
-        let how = if payload.was_there { "was there already" } else { "imported" };
-        let (size, stored) = (HumanBytes(payload.size), HumanBytes(payload.stored));
-        say(&format!("{place}: payload {} {how}, {size} in {stored}", payload.sha256));
-    }
-    Ok(payload.was_there)
-}
-
-pub(super) fn state_of(was_there: bool) -> &'static str {
-    if was_there { "there" } else { "imported" }
-}
-
-pub(super) fn payload_json(payload: &Payload) -> Value {
-    json!({"sha256": payload.sha256, "size": payload.size, "stored_bytes": payload.stored,
-           "resumed_bytes": payload.resumed, "was_there": payload.was_there})
-}
-
 fn broken_store(store: &Store) -> impl Fn(std::io::Error) -> Ended + '_ {
     |source| Ended::with(Exit::Other, &CheckError::Store { path: store.root().to_owned(), source })
 }
@@ -247,24 +141,34 @@ fn list(layers: &Layers, store: &Store, json: bool) -> Result<Exit, Ended> {
     let needed: std::collections::HashSet<_> = all
         .iter()
         .filter(|(_, place)| *place != Place::Embedded)
-        .flat_map(|(baseline, _)| baseline.components.iter().map(|component| component.sha256))
+        .flat_map(|(manifest, _)| manifest.baseline.components.iter().map(|component| component.sha256))
         .collect();
-    for (baseline, place) in &all {
+    for (manifest, place) in &all {
+        let standing = layers.standing(manifest, place, Unsigned::Refuse);
         let place = if *place == Place::Embedded { "embedded" } else { "imported" };
+        let baseline = &manifest.baseline;
         let bytes: u64 = baseline.components.iter().map(|component| component.size).sum();
         let (id, version, title) = (&baseline.id, &baseline.version, &baseline.title);
         let components = baseline.components.len();
         say(&if json {
             json!({"baseline": id, "version": version, "title": title, "place": place, "components": components,
-                   "bytes": bytes})
+                   "bytes": bytes, "manifest": manifest.sha256(), "signature": signature_json(&standing)})
             .to_string()
         } else {
-            let (name, count) = (format!("{id}@{version}"), plural(components, "component"));
-            format!("{name:<32} {place}  {count:<15} {:>11}  {title}", HumanBytes(bytes).to_string())
+            let (name, count) = (manifest.name(), plural(components, "component"));
+            let words = match &standing {
+                Ok(standing) => standing.to_string(),
+                Err(error) => format!("REFUSED: {}", chain(error)),
+            };
+            format!(
+                "{name:<32} {place}  {count:<15} {:>11}  {title}\n{:34}{words}",
+                HumanBytes(bytes).to_string(),
+                ""
+            )
         });
     }
     for imported in store.baselines().map_err(&failed)? {
-        if let Err(error) = imported.baseline {
+        if let Err(error) = imported.manifest {
             complain(&format!("carena: {}", explain(&error)));
         }
     }
@@ -289,6 +193,14 @@ fn list(layers: &Layers, store: &Store, json: bool) -> Result<Exit, Ended> {
         )
     });
     Ok(Exit::Done)
+}
+
+/// Why it may be used, or why not without the operator's word.
+fn signature_json(standing: &Result<Standing, CacheError>) -> serde_json::Value {
+    match standing {
+        Ok(standing) => json!(standing),
+        Err(error) => json!({"state": "refused", "why": chain(error)}),
+    }
 }
 
 fn verify(store: &Store, json: bool) -> Result<Exit, Ended> {
@@ -407,6 +319,8 @@ mod tests {
                 started: "now".into(),
                 ended: None,
                 baseline: "vendor 2".into(),
+                manifest: None,
+                signature: None,
                 cancelled: false,
                 nodes: Vec::new(),
             };

@@ -3,16 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use indicatif::HumanBytes;
-use serde_json::{Value, json};
 
-use crate::cache::foreign::{Choice, ForeignError, Imported, is_package};
-use crate::firmware::baseline::MANIFEST;
-use crate::firmware::outcome::Exit;
+use crate::cache::foreign::{Choice, is_package};
+use crate::cache::sources::{Found, recognise};
 use crate::wire::id::BaselineId;
 
-use super::cache::{self, payload_json, plural, state_of};
-use super::terminal::{complain, say};
+use super::terminal::complain;
 
 /// What is to be made of makers' packages.
 #[derive(Args)]
@@ -57,9 +53,13 @@ impl Sources {
 pub fn grouped(paths: &[PathBuf]) -> Vec<Sources> {
     let (mut files, mut grouped) = (Vec::new(), Vec::new());
     for path in paths {
-        if path.is_dir() && !path.join(MANIFEST).exists() {
+        let is_ours = match recognise(path) {
+            Ok(found) => found.iter().any(|found| !matches!(found, Found::Payload(_))),
+            Err(_) => false,
+        };
+        if !is_ours && path.is_dir() {
             grouped.push(Sources::Makers(vec![path.clone()]));
-        } else if path.is_file() && is_package(path).unwrap_or(true) {
+        } else if !is_ours && path.is_file() && is_package(path).unwrap_or(true) {
             files.push(path.clone());
         } else {
             grouped.push(Sources::Ours(path.clone()));
@@ -71,31 +71,7 @@ pub fn grouped(paths: &[PathBuf]) -> Vec<Sources> {
     grouped
 }
 
-/// Says what was made; whether all of it was there already.
-pub fn show(path: &Path, imported: &Imported, json: bool) -> bool {
-    let Imported { baseline, payloads, left_out, was_there } = imported;
-    let (id, version) = (&baseline.id, &baseline.version);
-    if json {
-        let listed: Vec<Value> = payloads.iter().map(payload_json).collect();
-        let components: Vec<_> = baseline.components.iter().map(|component| &component.id).collect();
-        let state = state_of(*was_there);
-        say(&json!({"path": path, "state": state, "baseline": id, "version": version, "components": components,
-                    "payloads": listed, "left_out": left_out, "signed": false})
-        .to_string());
-    } else {
-        left_out.iter().for_each(|why| complain(&format!("left out: {why}")));
-        let size: u64 = payloads.iter().map(|payload| payload.size).sum();
-        let how = if *was_there { "was there already" } else { "made" };
-        let (count, bytes) = (plural(baseline.components.len(), "component"), HumanBytes(size));
-        say(&format!("{}: baseline {id}@{version} {how} of {count}, {bytes}; not signed", path.display()));
-    }
-    *was_there
-}
-
-/// The exit code of a failure.
-pub fn exit(error: &ForeignError) -> Exit {
-    match error {
-        ForeignError::Import(error) => cache::exit(error),
-        _ => Exit::BadInput,
-    }
+/// Says what is not in a baseline that was made.
+pub fn complain_of(left_out: &[String]) {
+    left_out.iter().for_each(|why| complain(&format!("left out: {why}")));
 }

@@ -4,11 +4,13 @@
 //! error for progress and errors. Secrets are never arguments.
 
 mod abort;
+mod baseline;
 mod cache;
 mod control;
 mod deploy;
 mod firmware;
 mod foreign;
+mod import;
 mod progress;
 mod setup;
 mod sweep;
@@ -56,6 +58,8 @@ enum Verb {
     /// Look into firmware files
     #[command(subcommand)]
     Firmware(Firmware),
+    /// Make, compare and carry baselines; say whose signatures count
+    Baseline(baseline::BaselineCommand),
     /// Bring baselines into the cache, list and check what is there, remove what is not needed
     Cache(cache::Cache),
     /// Serve the web console and the API until told to end
@@ -100,6 +104,7 @@ const DEPLOY_HELP: &str = "Example fleet file:
   reboot = \"if-needed\"            # never | if-needed | always
   reboot_delay_s = 60              # logged-in users are told; a cancel until then prevents it
   waves = [1, \"10%\", \"rest\"]      # the next wave begins only if all nodes so far went well
+  unsigned = \"refuse\"             # accept: use this baseline though nobody who is trusted has signed it
   failures_max = 0                 # no new node begins after so many failed; 0 = no limit
   order = [\"edge\", \"core\"]        # groups, one after another
   bandwidth_max = 50_000_000       # payload bytes a second, of all nodes together
@@ -244,6 +249,7 @@ pub fn main<F: Future<Output = Result<Exit, Ended>>>(
             Verb::Firmware(Firmware::Show(told)) => {
                 firmware::show(&told.file, told.member.as_deref(), &told.trust, told.json)
             }
+            Verb::Baseline(told) => baseline::baseline(told),
             Verb::Cache(told) => cache::cache(told),
             Verb::Serve(told) => serve(told).await,
         }

@@ -15,6 +15,9 @@ pub fn closing(summary: &Summary, intent: Intent, exit: Exit) {
         (None, Intent::Install) => String::new(),
     };
     say(&format!("\ndeployment {}, baseline {}{kind}", summary.deployment, summary.baseline));
+    if let Some(signature) = &summary.signature {
+        say(&format!("baseline {signature}"));
+    }
     for (address, summary) in &summary.nodes {
         node(address, summary);
     }
@@ -136,6 +139,8 @@ mod tests {
             started: String::new(),
             ended: None,
             baseline: "demo 1".into(),
+            manifest: None,
+            signature: None,
             cancelled: false,
             nodes: vec![node(NodeResult::Done), node(NodeResult::Failed), node(NodeResult::Done)],
         };

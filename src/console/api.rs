@@ -13,9 +13,11 @@ use serde_json::{Value, json};
 use super::Console;
 use super::body;
 use super::problem::Problem;
-use crate::cache::CacheError;
+use crate::cache::{CacheError, Manifest};
 use crate::deploy::deployments::Intent;
 use crate::deploy::known::Listed;
+use crate::error::explain;
+use crate::firmware::signature::{Standing, Unsigned};
 use crate::fleet::Fleet;
 use crate::wire::id::DeploymentId;
 
@@ -45,9 +47,12 @@ pub async fn start(
     };
     let fleet = Fleet::from_json(request)?;
     // A name that is no id could be a directory of the box, which is not the caller's to read.
-    let known: Vec<_> =
-        console.0.deployments.baselines().iter().map(|baseline| baseline.id.to_string()).collect();
-    if !known.contains(&fleet.baseline) {
+    let all = console.0.deployments.cache().all();
+    let is_named = |manifest: &Manifest| {
+        manifest.baseline.id.as_str() == fleet.baseline || manifest.name() == fleet.baseline
+    };
+    if !all.iter().any(|(manifest, _)| is_named(manifest)) {
+        let known = all.iter().map(|(manifest, _)| manifest.name()).collect();
         return Err(CacheError::Unknown { name: fleet.baseline, known }.into());
     }
     Ok(created(&console.0.deployments.start(fleet, intent).await?))
@@ -102,7 +107,18 @@ struct BaselineShown<'a> {
     id: &'a str,
     version: &'a str,
     title: &'a str,
+    /// What a deployment names it by.
+    name: String,
+    signature: Signature,
     components: Vec<ComponentShown<'a>>,
+}
+
+/// Why it may be used, or why not without the operator's word.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Signature {
+    Usable(Standing),
+    Refused { state: &'static str, why: String },
 }
 
 #[derive(Serialize)]
@@ -114,14 +130,21 @@ struct ComponentShown<'a> {
     expected_s: u32,
 }
 
-/// `GET /api/v1/baselines`: what can be deployed.
+/// `GET /api/v1/baselines`: what can be deployed, every version.
 pub async fn baselines(State(console): State<Console>) -> Response {
-    let baselines = console.0.deployments.baselines();
-    let shown = baselines.iter().map(|baseline| BaselineShown {
-        id: baseline.id.as_str(),
-        version: &baseline.version,
-        title: &baseline.title,
-        components: baseline
+    let cache = console.0.deployments.cache();
+    let all = cache.all();
+    let shown = all.iter().map(|(manifest, place)| BaselineShown {
+        id: manifest.baseline.id.as_str(),
+        version: &manifest.baseline.version,
+        title: &manifest.baseline.title,
+        name: manifest.name(),
+        signature: match cache.standing(manifest, place, Unsigned::Refuse) {
+            Ok(standing) => Signature::Usable(standing),
+            Err(error) => Signature::Refused { state: "refused", why: explain(&error) },
+        },
+        components: manifest
+            .baseline
             .components
             .iter()
             .map(|component| ComponentShown {

@@ -17,6 +17,7 @@ pub mod problem;
 pub mod routes;
 pub mod session;
 pub mod sign_in;
+pub mod trust;
 
 use std::sync::Arc;
 

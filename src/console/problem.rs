@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use crate::cache::CacheError;
+use crate::cache::trust::TrustError;
 use crate::deploy::cancel::CancelError;
 use crate::deploy::deployments::StartError;
 use crate::deploy::retry::RetryError;
@@ -63,8 +64,20 @@ impl From<FleetError> for Problem {
 impl From<CacheError> for Problem {
     fn from(error: CacheError) -> Self {
         let status = match error {
-            CacheError::Unknown { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            CacheError::Unknown { .. } | CacheError::Untrusted { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::explained(status, &error)
+    }
+}
+
+impl From<TrustError> for Problem {
+    fn from(error: TrustError) -> Self {
+        let status = match error {
+            TrustError::Unknown { .. } => StatusCode::NOT_FOUND,
+            TrustError::Another { .. } => StatusCode::CONFLICT,
+            TrustError::NotAKey { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            TrustError::File { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::explained(status, &error)
     }

@@ -5,7 +5,7 @@
 use axum::http::Method;
 use axum::routing::{MethodRouter, delete, get, post};
 
-use super::{Console, api, events, operate, pages, session, sign_in};
+use super::{Console, api, events, operate, pages, session, sign_in, trust};
 
 /// Who gets an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +47,9 @@ pub const ROUTES: &[Route] = &[
     route("GET", "/", Access::Token, || get(pages::index)),
     route("GET", "/assets/{name}", Access::Token, || get(pages::asset)),
     route("GET", "/api/v1/baselines", Access::Token, || get(api::baselines)),
+    route("GET", "/api/v1/trust", Access::Token, || get(trust::list)),
+    route("POST", "/api/v1/trust", Access::Token, || post(trust::add)),
+    route("DELETE", "/api/v1/trust/{id}", Access::Token, || delete(trust::remove)),
     route("GET", "/api/v1/events", Access::Token, || get(events::events)),
     route("GET", "/api/v1/deployments", Access::Token, || get(api::list)),
     route("POST", "/api/v1/deployments", Access::Token, || post(api::start)),

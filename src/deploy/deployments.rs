@@ -162,13 +162,15 @@ impl Deployments {
     ) -> Result<DeploymentId, StartError> {
         let id = uuid::Uuid::now_v7().to_string();
         let deployment: DeploymentId = id.parse().map_err(|_| StartError::Store(StoreError::Closed))?;
-        let opened = self.0.cache.open(&fleet.baseline)?;
+        let opened = self.0.cache.open(&fleet.baseline, fleet.options.unsigned)?;
         let summary = Summary {
             deployment: deployment.clone(),
             retry_of,
             started: crate::clock::now_rfc3339(),
             ended: None,
             baseline: format!("{} {}", opened.baseline.id, opened.baseline.version),
+            manifest: Some(opened.manifest),
+            signature: Some(opened.standing.clone()),
             cancelled: false,
             nodes: fleet
                 .nodes
@@ -183,7 +185,8 @@ impl Deployments {
     pub(super) async fn go_on(&self, summary: Summary, fleet: Fleet) -> Result<DeploymentId, StartError> {
         // Not a newer version that was imported meanwhile.
         let version = summary.baseline.split_once(' ').map_or("", |(_, version)| version);
-        let opened = self.0.cache.reopen(&fleet.baseline, version)?;
+        let (name, unsigned) = (&fleet.baseline, fleet.options.unsigned);
+        let opened = self.0.cache.reopen(name, version, summary.manifest, unsigned)?;
         let cancels = self.0.store.cancels(&summary.deployment).await?;
         self.run(summary, fleet, opened, Intent::Install, cancels, Origin::Resumed).await
     }
@@ -226,6 +229,7 @@ impl Deployments {
             events: self.0.events.clone(),
             payloads: opened.payloads.paced(fleet.options.bandwidth_max),
             baseline: opened.baseline,
+            warning: opened.standing.warning().map(Into::into),
             options: Arc::new(fleet.options),
             dry_run: intent == Intent::DryRun,
             registry: self.0.registry.clone(),

@@ -5,7 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::digest::Sha256;
 use crate::firmware::outcome::Outcome;
+use crate::firmware::signature::Standing;
 use crate::wire::id::{ComponentId, DeploymentId};
 
 /// The steps of the cycle, in their order.
@@ -248,6 +250,12 @@ pub struct Summary {
     pub ended: Option<String>,
     /// The baseline.
     pub baseline: String,
+    /// The SHA-256 of its manifest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<Sha256>,
+    /// Why it may be used: who signed it, or that the operator accepts it unsigned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<Standing>,
     /// Whether the operator has cancelled it.
     pub cancelled: bool,
     /// Nodes by address, in the fleet's order; in JSON an object whose members keep that order.

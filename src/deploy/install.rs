@@ -66,7 +66,9 @@ pub async fn all(cycle: &mut Cycle<'_>, established: &mut Established) -> Result
     }
     let hops = Hops::of(to_do.iter().map(|(component, _)| *component));
     let planned = format!("{} of {} components", to_do.len(), baseline.components.len());
-    cycle.tell(State::Done, Some(format!("{planned}{}", hops.words(&cycle.run.options))));
+    let warning = cycle.run.warning.iter().map(|warning| format!("; baseline {warning}"));
+    let warning: String = warning.collect();
+    cycle.tell(State::Done, Some(format!("{planned}{}{warning}", hops.words(&cycle.run.options))));
     cycle.before.plan(to_do.iter().map(|(component, from)| (component.id.clone(), from.clone())));
     cycle.keep(Some(established), Stage::Working).await?;
     for (component, from) in to_do {

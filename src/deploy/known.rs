@@ -12,9 +12,10 @@ use serde::Serialize;
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
+use crate::cache::Cache;
 use crate::error::explain;
-use crate::firmware::baseline::Baseline;
 use crate::firmware::outcome::Exit;
+use crate::firmware::signature::Standing;
 use crate::fleet::Node;
 use crate::wire::id::{ComponentId, DeploymentId};
 use crate::wire::inventory::Inventory;
@@ -44,6 +45,8 @@ pub struct Listed {
     pub ended: Option<String>,
     /// The baseline.
     pub baseline: String,
+    /// Why it may be used.
+    pub signature: Option<Standing>,
     /// Whether the operator has cancelled it.
     pub cancelled: bool,
     /// How many nodes stand where.
@@ -59,6 +62,7 @@ impl Listed {
             started: summary.started.clone(),
             ended: summary.ended.clone(),
             baseline: summary.baseline.clone(),
+            signature: summary.signature.clone(),
             cancelled: summary.cancelled,
             nodes: summary.counts(),
             exit: summary.report().exit,
@@ -188,9 +192,9 @@ impl Deployments {
         self.known().get(id).map(|known| known.inventories.clone()).unwrap_or_default()
     }
 
-    /// The baselines that can be named by their id.
-    pub fn baselines(&self) -> Vec<Baseline> {
-        self.0.cache.baselines()
+    /// What baselines can be named, by their ids and versions.
+    pub fn cache(&self) -> &Cache {
+        &self.0.cache
     }
 
     /// The number of the newest event: what is read of deployments after this call has at least it in it.

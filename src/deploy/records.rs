@@ -207,6 +207,8 @@ mod tests {
             started: "now".into(),
             ended: None,
             baseline: "demo 1".into(),
+            manifest: None,
+            signature: None,
             cancelled: false,
             nodes: (0..nodes).map(node).collect(),
         }

@@ -34,6 +34,8 @@ pub struct Run {
     pub events: Arc<EventLog>,
     /// What is brought.
     pub baseline: Arc<Baseline>,
+    /// What has to be told of the baseline on every node: that nobody who is trusted has signed it.
+    pub warning: Option<Arc<str>>,
     /// Its bytes.
     pub payloads: Payloads,
     /// How.

@@ -159,6 +159,8 @@ mod tests {
             started: String::new(),
             ended: None,
             baseline: "demo".into(),
+            manifest: None,
+            signature: None,
             cancelled: false,
             nodes: vec![("fd00::1".into(), node)],
         }
@@ -215,6 +217,8 @@ mod tests {
             started: String::new(),
             ended: None,
             baseline: "demo".into(),
+            manifest: None,
+            signature: None,
             cancelled: false,
             nodes: vec![("b".into(), node.clone()), ("a".into(), node)],
         };

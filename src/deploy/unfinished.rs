@@ -75,6 +75,8 @@ mod tests {
             started: "now".into(),
             ended: None,
             baseline: "demo 1".into(),
+            manifest: None,
+            signature: None,
             cancelled: false,
             nodes: Vec::new(),
         };

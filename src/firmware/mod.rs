@@ -1,6 +1,7 @@
 //! What is installed: components, baselines, versions, outcomes. Knows nothing of nodes' addresses or of transport.
 
 pub mod baseline;
+pub mod compare;
 pub mod component;
 pub mod formats;
 pub mod from_package;
@@ -11,4 +12,5 @@ pub mod manifest;
 pub mod outcome;
 pub mod package_tool;
 pub mod rules;
+pub mod signature;
 pub mod version;

@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::firmware::signature::Unsigned;
+
 /// Longest message to logged-in users, bytes.
 const MESSAGE_BYTES_MAX: usize = 1_000;
 
@@ -24,6 +26,8 @@ pub struct Options {
     pub reboot_wait_s: u32,
     /// What to do with versions that are there already.
     pub mode: Mode,
+    /// Whether the baseline may be used though nobody who is trusted has signed it.
+    pub unsigned: Unsigned,
     /// Nodes at once.
     pub parallel: u16,
     /// How many nodes are tried before the others: `[1, "10%", "rest"]`. Empty: all, `parallel` at once. A wave begins
@@ -48,6 +52,7 @@ impl Default for Options {
             reboot_message: String::new(),
             reboot_wait_s: 1_200,
             mode: Mode::Upgrade,
+            unsigned: Unsigned::Refuse,
             parallel: 64,
             waves: Vec::new(),
             order: Vec::new(),

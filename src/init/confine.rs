@@ -20,10 +20,10 @@ use seccompiler::{
 /// Newest set of file rights that is asked for; an older kernel holds those it knows.
 const RIGHTS: ABI = ABI::V5;
 
-/// Settings of links are files here; without CAP_SYS_ADMIN nothing else of it can be changed anyway.
-const NETWORK_SETTINGS: &str = "/proc/sys/net";
+/// Settings of links are files here; a kernel without IPv6 has none.
+const NETWORK_SETTINGS: &str = "/proc/sys/net/ipv6/conf";
 
-/// Calls that are refused: EPERM.
+/// Calls that are refused: EPERM. By their numbers on x86-64: the x32 ones, which Debian's kernel has off, are others.
 const REFUSED: [libc::c_long; 48] = [
     // Programs.
     libc::SYS_execve,
@@ -102,9 +102,10 @@ pub enum ConfineError {
 /// # Errors
 /// [`ConfineError`]; some of it may hold then.
 pub fn confine(state: &Path) -> Result<bool, ConfineError> {
-    let holds = limit_files(state)?;
+    // One that fails must not spare the other.
+    let holds = limit_files(state);
     limit_calls()?;
-    Ok(holds)
+    holds
 }
 
 /// Everything may be read, as far as its user may; nothing may be written outside `state`, and nothing run at all.
@@ -112,14 +113,16 @@ fn limit_files(state: &Path) -> Result<bool, ConfineError> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let own: BitFlags<AccessFs> =
         AccessFs::from_all(RIGHTS) & !(AccessFs::Execute | AccessFs::MakeChar | AccessFs::MakeBlock);
-    let write = read | AccessFs::WriteFile;
-    let status = Ruleset::default()
+    let write = read | AccessFs::WriteFile | AccessFs::Truncate;
+    let mut rules = Ruleset::default()
         .handle_access(AccessFs::from_all(RIGHTS))?
         .create()?
         .add_rule(PathBeneath::new(PathFd::new("/")?, read))?
-        .add_rule(PathBeneath::new(PathFd::new(state)?, own))?
-        .add_rule(PathBeneath::new(PathFd::new(NETWORK_SETTINGS)?, write))?
-        .restrict_self()?;
+        .add_rule(PathBeneath::new(PathFd::new(state)?, own))?;
+    if let Ok(settings) = PathFd::new(NETWORK_SETTINGS) {
+        rules = rules.add_rule(PathBeneath::new(settings, write))?;
+    }
+    let status = rules.restrict_self()?;
     Ok(status.ruleset != RulesetStatus::NotEnforced)
 }
 

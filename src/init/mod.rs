@@ -83,7 +83,7 @@ struct Machine {
 type Phase = (&'static str, fn(&mut Machine) -> Result<(), InitError>);
 
 /// The boot, in its order. The name is the one in the log.
-const PHASES: [Phase; 8] = [
+const PHASES: [Phase; 9] = [
     ("mounts", |_| {
         let mounted = mounts::mount_all();
         screen::open();
@@ -97,6 +97,16 @@ const PHASES: [Phase; 8] = [
         Ok(())
     }),
     ("coldplug", coldplug),
+    ("packet filter", |machine| {
+        for name in PACKET_FILTER {
+            machine.modules.load(name);
+        }
+        for (setting, value) in CONNECTIONS {
+            #[expect(clippy::disallowed_methods, reason = "a kernel setting, not a file that must last")]
+            std::fs::write(setting, value).map_err(InitError::file(setting))?;
+        }
+        Ok(())
+    }),
     ("buttons", |machine| {
         machine.buttons.find_all();
         Ok(())
@@ -111,6 +121,13 @@ const PHASES: [Phase; 8] = [
 /// What the firewall of `serve` needs of the kernel, which it has no right to load. The first is a checksum that the others
 /// ask the kernel for while they are loaded, so no list of dependencies has it.
 const PACKET_FILTER: [&str; 5] = ["crc32c_generic", "nf_tables", "nft_compat", "nft_limit", "xt_conntrack"];
+
+/// What the kernel remembers of connections. By default as few as a small machine's memory suggests, and each for two minutes
+/// after its end: a neighbour that opens and closes what it may would fill that, and nodes would be kept out.
+const CONNECTIONS: [(&str, &str); 2] = [
+    ("/proc/sys/net/netfilter/nf_conntrack_max", "32768"),
+    ("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_time_wait", "10"),
+];
 
 /// How long a PID 1 that has panicked shows why before it restarts the machine.
 const PANIC_SHOWN: Duration = Duration::from_secs(10);
@@ -157,7 +174,7 @@ fn block_signals(machine: &mut Machine) -> Result<(), InitError> {
 /// The socket is opened before the buses are read: a device that appears in between is seen by both.
 fn coldplug(machine: &mut Machine) -> Result<(), InitError> {
     machine.uevents = Some(Uevents::open()?);
-    for name in ["button", "evdev"].iter().chain(&PACKET_FILTER) {
+    for name in ["button", "evdev"] {
         machine.modules.load(name);
     }
     machine.modules.load_for_present_devices(machine.stage);

@@ -10,45 +10,47 @@ use std::time::{Duration, Instant};
 
 use carena::cache::{Cache, Store};
 use carena::digest::Sha256;
+use carena::firmware::signature::Unsigned;
 
 use crate::deployment::{baseline, deploy_watched};
 use crate::lab::Lab;
 use crate::operator::{Run, ended, run};
 
-const MIB: usize = 1024 * 1024;
+pub const MIB: usize = 1024 * 1024;
 
 /// A box's state directory, and sources beside it.
-struct Ground(tempfile::TempDir);
+pub struct Ground(tempfile::TempDir);
 
 impl Ground {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    fn state(&self) -> PathBuf {
+    pub fn state(&self) -> PathBuf {
         self.path("state")
     }
 
-    fn carena(&self, arguments: &[&str]) -> Command {
+    pub fn carena(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_carena"));
         command.arg("cache").args(arguments).arg("--json").arg("--state").arg(self.state());
         command
     }
 
-    fn cache(&self, arguments: &[&str]) -> Run {
+    pub fn cache(&self, arguments: &[&str]) -> Run {
         run(&mut self.carena(arguments))
     }
 
-    fn import(&self, path: &Path) -> Run {
-        self.cache(&["import", path.to_str().unwrap()])
+    /// With the word that baselines need which nobody has signed, as those of these tests.
+    pub fn import(&self, path: &Path) -> Run {
+        self.cache(&["import", "--unsigned-ok", path.to_str().unwrap()])
     }
 
     /// A file; its content half text, half noise.
-    fn file(&self, name: &str, bytes: usize) -> (PathBuf, Sha256) {
+    pub fn file(&self, name: &str, bytes: usize) -> (PathBuf, Sha256) {
         let path = self.path(name);
         let content = content(name, bytes);
         std::fs::write(&path, &content).unwrap();
@@ -56,7 +58,7 @@ impl Ground {
     }
 
     /// A baseline's directory with a component per payload.
-    fn baseline(&self, id: &str, version: &str, payloads: &[(&str, usize)]) -> PathBuf {
+    pub fn baseline(&self, id: &str, version: &str, payloads: &[(&str, usize)]) -> PathBuf {
         let directory = self.path(&format!("{id}-{version}"));
         std::fs::create_dir(&directory).unwrap();
         let mut manifest = format!("id = \"{id}\"\nversion = \"{version}\"\ntitle = \"test\"\n");
@@ -74,13 +76,13 @@ impl Ground {
         directory
     }
 
-    fn store(&self) -> Store {
+    pub fn store(&self) -> Store {
         Store::at(&self.state())
     }
 
     /// Nothing is in the cache, and that is in order.
     #[track_caller]
-    fn assert_nothing_is_there(&self) {
+    pub fn assert_nothing_is_there(&self) {
         assert_eq!(self.store().objects().unwrap(), []);
         let verified = self.cache(&["verify"]);
         assert_eq!(verified.exit, 0, "{}", verified.all);
@@ -90,7 +92,7 @@ impl Ground {
 
     /// The payload is there, taken up from an earlier try, and `unzstd` agrees.
     #[track_caller]
-    fn assert_resumed(&self, imported: &Run, sha256: Sha256) {
+    pub fn assert_resumed(&self, imported: &Run, sha256: Sha256) {
         assert_eq!(imported.exit, 0, "{}", imported.all);
         let resumed = imported.events[0]["payloads"][0]["resumed_bytes"].as_u64().unwrap();
         assert!(resumed >= MIB as u64, "{}", imported.all);
@@ -101,7 +103,7 @@ impl Ground {
     }
 
     #[track_caller]
-    fn assert_unpacks(&self, sha256: Sha256) {
+    pub fn assert_unpacks(&self, sha256: Sha256) {
         let path = self.store().object_path(sha256);
         let judge = "set -o pipefail; zstd -t \"$1\" && unzstd -c \"$1\" | sha256sum";
         let judged = Command::new("bash").args(["-c", judge, "-"]).arg(&path).output().unwrap();
@@ -111,7 +113,7 @@ impl Ground {
 }
 
 /// Half text, half noise, in turns that fall across frames.
-fn content(seed: &str, bytes: usize) -> Vec<u8> {
+pub fn content(seed: &str, bytes: usize) -> Vec<u8> {
     let mut state =
         seed.bytes().fold(1_u64, |state, byte| state.wrapping_mul(31).wrapping_add(u64::from(byte)));
     let mut content = Vec::with_capacity(bytes + 8);
@@ -126,7 +128,7 @@ fn content(seed: &str, bytes: usize) -> Vec<u8> {
 
 /// Waits until `done`, a minute at most.
 #[track_caller]
-fn until(what: &str, mut done: impl FnMut() -> bool) {
+pub fn until(what: &str, mut done: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(60);
     while !done() {
         assert!(Instant::now() < end, "{what}: not within a minute");
@@ -135,11 +137,11 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 /// Bytes of imports that are not whole.
-fn half(ground: &Ground) -> u64 {
+pub fn half(ground: &Ground) -> u64 {
     ground.store().partials().unwrap_or_default().iter().map(|(_, bytes)| bytes).sum()
 }
 
-fn spawn(command: &mut Command) -> Child {
+pub fn spawn(command: &mut Command) -> Child {
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
@@ -156,7 +158,9 @@ fn unzstd_gets_the_named_bytes_out_of_everything_that_is_stored() {
     for (name, size) in payloads {
         ground.assert_unpacks(Sha256::of(&content(name, size)));
     }
-    let opened = Cache::at(&ground.state()).open("mixed").map(|opened| opened.baseline.components.len());
+    let opened = Cache::at(&ground.state())
+        .open("mixed", Unsigned::Refuse)
+        .map(|opened| opened.baseline.components.len());
     assert_eq!(opened.ok(), Some(6));
     let again = ground.import(&source);
     assert_eq!((again.exit, again.events[0]["state"].as_str()), (3, Some("there")), "{}", again.all);
@@ -317,13 +321,13 @@ fn a_baseline_whose_files_are_not_what_it_says_is_not_there_afterwards() {
         let refused = ground.import(&source);
         assert_eq!(refused.exit, 254, "{}", refused.all);
         assert!(refused.all.contains(why) && refused.all.contains("two"), "{}", refused.all);
-        assert!(Cache::at(&ground.state()).open("vendor").is_err());
+        assert!(Cache::at(&ground.state()).open("vendor", Unsigned::Refuse).is_err());
         assert_eq!(ground.cache(&["verify"]).exit, 0);
     }
     std::fs::write(&path, &right).unwrap();
     let imported = ground.import(&source);
     assert_eq!(imported.exit, 0, "{}", imported.all);
-    assert!(Cache::at(&ground.state()).open("vendor@2").is_ok());
+    assert!(Cache::at(&ground.state()).open("vendor@2", Unsigned::Refuse).is_ok());
     // The same name for something else is refused.
     let manifest = source.join("baseline.toml");
     let text = std::fs::read_to_string(&manifest).unwrap();
@@ -341,7 +345,7 @@ fn imports_of_many_processes_at_once_do_each_others_no_harm() {
     let b = ground.baseline("b", "1", &[("own", 2 * MIB), shared[0], shared[1]]);
     let mut importing: Vec<Child> = [&a, &b, &a, &b, &a]
         .iter()
-        .map(|source| spawn(&mut ground.carena(&["import", source.to_str().unwrap()])))
+        .map(|source| spawn(&mut ground.carena(&["import", "--unsigned-ok", source.to_str().unwrap()])))
         .collect();
     for child in &mut importing {
         let exit = child.wait().unwrap().code();
@@ -387,7 +391,7 @@ fn what_is_broken_is_named_and_out_of_use_until_it_is_imported_again() {
     // The manifest that needs it is named too.
     assert_eq!(verified.summary["faults"], 2, "{}", verified.all);
     assert!(!path.exists());
-    let Err(error) = Cache::at(&ground.state()).open("vendor") else { panic!("opened") };
+    let Err(error) = Cache::at(&ground.state()).open("vendor", Unsigned::Refuse) else { panic!("opened") };
     assert!(carena::error::explain(&error).contains("import the baseline again"));
     let again = ground.import(&source);
     assert_eq!(again.exit, 0, "{}", again.all);
@@ -432,7 +436,8 @@ fn only_what_the_same_source_has_begun_counts_as_there() {
     // A file, and a baseline with it: the cut import of another content makes no room for either.
     let baseline = ground.baseline("vendor", "1", &[("one", 8 * MIB)]);
     for source in [baseline.join("one"), baseline] {
-        let refused = ground.cache(&["import", source.to_str().unwrap(), "--cache-max", &max]);
+        let refused =
+            ground.cache(&["import", "--unsigned-ok", source.to_str().unwrap(), "--cache-max", &max]);
         assert_eq!(refused.exit, 255, "{}", refused.all);
         assert!(refused.all.contains("8393280 bytes are needed"), "{}", refused.all);
     }
@@ -468,17 +473,20 @@ fn gc_removes_what_no_baseline_needs_and_nothing_while_one_cannot_be_read() {
     let collected = ground.cache(&["gc"]);
     assert_eq!((collected.exit, &collected.summary["payloads"]), (0, &1.into()), "{}", collected.all);
     // The newest version is the one that is meant.
-    let newest = Cache::at(&ground.state()).open("b").map(|opened| opened.baseline.version.clone());
+    let newest =
+        Cache::at(&ground.state()).open("b", Unsigned::Refuse).map(|opened| opened.baseline.version.clone());
     assert_eq!(newest.ok().as_deref(), Some("1.10"));
     // What was begun with an older one goes on with that.
-    let again = Cache::at(&ground.state()).reopen("b", "1.2").map(|opened| opened.baseline.version.clone());
+    let again = Cache::at(&ground.state())
+        .reopen("b", "1.2", None, Unsigned::Refuse)
+        .map(|opened| opened.baseline.version.clone());
     assert_eq!(again.ok().as_deref(), Some("1.2"));
     assert_eq!(ground.cache(&["remove", "a", "b"]).events[1]["version"], "1.10");
     let collected = ground.cache(&["gc"]);
     assert_eq!(collected.summary["payloads"], 2, "{}", collected.all);
     assert_eq!(ground.cache(&["gc"]).exit, 3);
-    assert!(Cache::at(&ground.state()).open("b@1.2").is_ok());
-    assert!(Cache::at(&ground.state()).open("b@1.10").is_err());
+    assert!(Cache::at(&ground.state()).open("b@1.2", Unsigned::Refuse).is_ok());
+    assert!(Cache::at(&ground.state()).open("b@1.10", Unsigned::Refuse).is_err());
     let unknown = ground.cache(&["remove", "a"]);
     assert_eq!(unknown.exit, 254, "{}", unknown.all);
 }
@@ -503,7 +511,7 @@ fn an_imported_baseline_is_deployed_by_its_id_and_stays_while_it_is() {
     let lab = Lab::up(1);
     let source = baseline(&lab, "vendor", "sleep 1\necho 2.0 > /var/lib/thing");
     let cache = |arguments: &[&str]| run(&mut lab.carena(&[&["cache"], arguments].concat()));
-    let imported = cache(&["import", source.to_str().unwrap(), "--json"]);
+    let imported = cache(&["import", "--unsigned-ok", source.to_str().unwrap(), "--json"]);
     assert_eq!(imported.exit, 0, "{}", imported.all);
     // The files are not needed any more.
     std::fs::remove_dir_all(&source).unwrap();

@@ -25,6 +25,9 @@ fn it_writes_in_its_state_only_and_can_neither_run_nor_load_nor_mount() {
     let own = state.path().to_owned();
     // Both hold for the thread that asks, and end with it.
     let confined = std::thread::spawn(move || {
+        // A network of its own, of which it changes a setting.
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
         let module = File::open("/proc/self/exe").unwrap();
         assert!(confine(&own).unwrap(), "this kernel has Landlock");
 
@@ -34,8 +37,9 @@ fn it_writes_in_its_state_only_and_can_neither_run_nor_load_nor_mount() {
         fs::create_dir(own.join("directory")).unwrap();
         UnixListener::bind(own.join("socket")).unwrap();
         fs::read("/proc/cmdline").unwrap();
+        fs::write("/proc/sys/net/ipv6/conf/lo/accept_ra", "2").unwrap();
         std::thread::spawn(|| ()).join().unwrap();
-        std::net::TcpListener::bind("[::1]:0").unwrap();
+        std::net::TcpListener::bind("[::]:0").unwrap();
 
         let denied = Some(Errno::EACCES as i32);
         assert_eq!(refusal(File::create(other.path().join("new"))), denied);

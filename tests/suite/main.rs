@@ -33,6 +33,7 @@ mod recovery;
 mod resume;
 mod secrets;
 mod serve;
+mod signed;
 mod terminal;
 mod traces;
 mod vendor;

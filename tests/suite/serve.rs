@@ -158,7 +158,7 @@ impl<'a> Serve<'a> {
             json!({"address": self.lab.node_address(*k), "user": "operator", "password": password.trim(),
                 "privilege": "sudo"})
         };
-        json!({"baseline": "demo", "nodes": nodes.iter().map(node).collect::<Vec<_>>()})
+        json!({"baseline": "demo@1", "nodes": nodes.iter().map(node).collect::<Vec<_>>()})
     }
 
     /// Starts a deployment; its path.

@@ -4,7 +4,7 @@ import { ask, Refused, watch } from "./box.js";
 import { confirmed, retried } from "./dialogs.js";
 import { calm, list, make, say } from "./element.js";
 import { Deployment, needsAttention, progress, standing } from "./state.js";
-import { bytes, duration, text, time } from "./text.js";
+import { bytes, duration, text, time, title } from "./text.js";
 
 // More rows than that make a browser slow; search and filter find the others.
 const SHOWN_MAX = 300;
@@ -81,7 +81,7 @@ export async function show(main, line, id) {
 
 function drawAll(view, deployment, rows) {
   const state = standing(deployment);
-  say(view.title, text("one.title", { baseline: deployment.baseline }));
+  say(view.title, title(deployment));
   view.chip.dataset.state = state;
   say(view.chip, text("state." + state));
   view.cancel.hidden = state !== "running";

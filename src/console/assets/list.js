@@ -3,7 +3,7 @@
 import { ask, watch } from "./box.js";
 import { calm, make, say } from "./element.js";
 import { standing } from "./state.js";
-import { text, time } from "./text.js";
+import { text, time, title } from "./text.js";
 
 /** Shows the list; returns what ends it. */
 export async function show(main, line) {
@@ -34,7 +34,7 @@ function drawRow(row, deployment) {
   row.root.firstElementChild.href = `#/d/${deployment.deployment}`;
   const nodes = Object.values(deployment.nodes).reduce((sum, count) => sum + count, 0);
   const ended = nodes - deployment.nodes.running;
-  say(row.baseline, text("one.title", { baseline: deployment.baseline }));
+  say(row.baseline, title(deployment));
   say(row.started, time(deployment.started));
   const all = nodes === 1 ? text("list.node") : text("list.nodes", { count: nodes });
   say(row.counts, deployment.ended ? all : text("list.ended", { ended, count: nodes }));

@@ -10,11 +10,14 @@ export async function show(main, line) {
   const { baselines } = await ask("/api/v1/baselines");
   line("");
   const select = view.form.elements.baseline;
-  select.replaceChildren(...baselines.map(({ id, version }) => new Option(`${id} ${version}`, id)));
+  select.replaceChildren(...baselines.map(({ id, version, name }) => new Option(`${id} ${version}`, name)));
   const about = () => {
-    const chosen = baselines.find(({ id }) => id === select.value);
+    const chosen = baselines.find(({ name }) => name === select.value);
     const components = chosen?.components.map(({ title, version }) => `${title} (${version})`).join("; ");
     say(view.about, chosen ? text("new.about", { title: chosen.title, components }) : "");
+    const why = chosen?.signature.why;
+    view.unsigned.hidden = !why;
+    say(view.unsigned, why ? text("signature." + chosen.signature.state, { why }) : "");
   };
   select.onchange = about;
   about();

@@ -62,3 +62,8 @@ export function bytes(count) {
   const number = new Intl.NumberFormat(locale(), { maximumFractionDigits: unit[0] === 1 ? 0 : 1 });
   return `${number.format(count / unit[0])} ${unit[1]}`;
 }
+
+/** What a deployment is called: its baseline, and that nobody who is trusted has signed it. */
+export function title({ baseline, signature }) {
+  return signature?.state === "unsigned" ? text("one.titleUnsigned", { baseline }) : text("one.title", { baseline });
+}

@@ -85,7 +85,10 @@ impl Scene {
                 .unwrap();
         }
         let baseline = directory.path().display();
-        let fleet = toml::from_str(&format!("baseline = \"{baseline}\"\n[options]\n{options}\n")).unwrap();
+        let fleet = toml::from_str(&format!(
+            "baseline = \"{baseline}\"\n[options]\nunsigned = \"accept\"\n{options}\n"
+        ))
+        .unwrap();
         let scene = Self {
             operator: Operator::Service,
             _directory: directory,

@@ -169,7 +169,7 @@ fn base(name: &str) -> &str {
 }
 
 /// Base64 with or without line breaks.
-fn base64(text: &str) -> Option<Vec<u8>> {
+pub(in crate::firmware) fn base64(text: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
     let (mut bits, mut held) = (0_u32, 0);
     for character in text.bytes().filter(|c| !c.is_ascii_whitespace() && *c != b'=') {

@@ -60,16 +60,16 @@ impl Guest {
 }
 
 impl Firewall {
-    /// Puts the rules in place, and keeps them as they are wanted from now on.
-    ///
-    /// # Errors
-    /// What the kernel says: then nothing is filtered.
-    pub async fn raise(policy: Policy) -> io::Result<Self> {
+    /// Puts the rules in place, and keeps them as they are wanted from now on. Where the kernel refuses them they are tried
+    /// again and again: until then nothing is filtered, which is told as an error. Returns after the first try.
+    pub async fn raise(policy: Policy) -> Self {
         let wanted = watch::Sender::new(Wanted::default());
-        apply(&policy, Guests::new()).await?;
         let (done, applied) = watch::channel(0);
-        tokio::spawn(keep(policy, wanted.subscribe(), done));
-        Ok(Self { wanted: Arc::new(wanted), applied })
+        let raised = apply(&policy, Guests::new()).await.inspect_err(|error| {
+            tracing::error!("the box has no firewall yet ({error}): keep it on a network you trust");
+        });
+        tokio::spawn(keep(policy, raised.is_ok(), wanted.subscribe(), done));
+        Self { wanted: Arc::new(wanted), applied }
     }
 
     /// Lets a node come to the box's port, as long as the result lives. Returns when its rule is in place, or could not be
@@ -105,19 +105,26 @@ impl Drop for Admitted {
 }
 
 /// Applies what is wanted whenever that changes, until nobody can want anything any more.
-async fn keep(policy: Policy, mut wanted: watch::Receiver<Wanted>, done: watch::Sender<u64>) {
-    let mut last = Guests::new();
+async fn keep(policy: Policy, raised: bool, mut wanted: watch::Receiver<Wanted>, done: watch::Sender<u64>) {
+    let mut last = raised.then(Guests::new);
+    if last.is_none() {
+        tokio::time::sleep(RETRY).await;
+        wanted.mark_changed();
+    }
     while wanted.changed().await.is_ok() {
         let Wanted { version, guests } = wanted.borrow_and_update().clone();
         // Asked for twice is one rule.
-        if !guests.keys().eq(last.keys()) {
+        if last.as_ref().is_none_or(|last| !guests.keys().eq(last.keys())) {
             if let Err(error) = apply(&policy, guests.clone()).await {
                 tracing::error!(%error, "the box's firewall cannot be changed");
                 tokio::time::sleep(RETRY).await;
                 wanted.mark_changed();
                 continue;
             }
-            last = guests;
+            if last.is_none() {
+                tracing::info!("the box's firewall is up");
+            }
+            last = Some(guests);
         }
         let _ = done.send(version);
     }

@@ -2,8 +2,8 @@
 //!
 //! So that `iptables-save` and `ip6tables-save` list them as an administrator expects, a port is compared alone and the
 //! state of a connection is the compat match `conntrack`: a native set or `ct state` would make the table unreadable
-//! to them. Both tables are replaced whole in one batch: the kernel takes all of it or nothing. It must never touch another
-//! table.
+//! to them. The rules of both tables are replaced in one batch: the kernel takes all of it or nothing, and the chains stay
+//! where they are, so nothing is dropped between. It must never touch another table.
 
 use std::io;
 use std::net::IpAddr;
@@ -78,11 +78,8 @@ fn replace_table(batch: &mut Batch, family: Family, rules: &[Rule]) {
     let mut push = |flags: u16, message: NfTablesMessage| {
         batch.push(flags, NetfilterMessage::new(NetfilterHeader::new(proto, 0, 0), message));
     };
-    let table = || TableMessage { attributes: vec![TableAttribute::Name(TABLE.into())] };
-    // Made first, so that there is one to be deleted.
-    push(NLM_F_CREATE, NfTablesMessage::NewTable(table()));
-    push(0, NfTablesMessage::DeleteTable(table()));
-    push(NLM_F_CREATE, NfTablesMessage::NewTable(table()));
+    let attributes = vec![TableAttribute::Name(TABLE.into())];
+    push(NLM_F_CREATE, NfTablesMessage::NewTable(TableMessage { attributes }));
     for (name, hook, policy) in [
         ("INPUT", InetHookNumber::LocalIn, DROP),
         ("FORWARD", InetHookNumber::Forward, DROP),
@@ -96,6 +93,9 @@ fn replace_table(batch: &mut Batch, family: Family, rules: &[Rule]) {
             ChainAttribute::Type("filter".into()),
         ];
         push(NLM_F_CREATE, NfTablesMessage::NewChain(ChainMessage { attributes }));
+        // All the rules of the chain.
+        let attributes = vec![RuleAttribute::Table(TABLE.into()), RuleAttribute::Chain(name.into())];
+        push(0, NfTablesMessage::DeleteRule(RuleMessage { attributes }));
     }
     for rule in rules {
         let mut attributes = vec![
@@ -156,7 +156,10 @@ fn open(bytes: usize) -> io::Result<Socket> {
 fn answer(socket: &Socket, last: u32) -> io::Result<()> {
     let mut failed = None;
     loop {
-        let (bytes, _) = socket.recv_from_full()?;
+        let (bytes, _) = match socket.recv_from_full() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            received => received?,
+        };
         let mut rest = bytes.as_slice();
         while !rest.is_empty() {
             let message = NetlinkMessage::<NetfilterMessage>::deserialize(rest).map_err(io::Error::other)?;
@@ -215,6 +218,9 @@ fn source(address: IpAddr, length: u8) -> Vec<Expressions> {
         IpAddr::V6(address) => (8, address.octets().to_vec()),
         IpAddr::V4(address) => (12, address.octets().to_vec()),
     };
+    if length == 0 {
+        return Vec::new();
+    }
     let size = u32::try_from(bytes.len()).unwrap_or(0);
     let mut list = vec![payload(NETWORK_HEADER, offset, size)];
     let mask: Vec<u8> = (0..size)

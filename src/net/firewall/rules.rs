@@ -16,6 +16,9 @@ const ICMPV6_ECHO_REQUEST: u8 = 128;
 
 /// The errors of IPv4: destination unreachable, time exceeded, parameter problem (RFC 1812, section 4.3).
 const ICMPV4_TYPES: [u8; 3] = [3, 11, 12];
+/// The kernel takes one for a part of the connection that it is about.
+const ICMPV4_REDIRECT: u8 = 5;
+const ICMPV6_REDIRECT: u8 = 137;
 const ICMPV4_ECHO_REQUEST: u8 = 8;
 
 /// Echo requests answered a second: enough for monitoring a room by hand, too few to be a load.
@@ -32,8 +35,8 @@ pub type Prefix = (IpAddr, u8);
 pub struct Policy {
     /// The console's TCP port.
     pub port: u16,
-    /// Where the console is opened from; everywhere when none is given.
-    pub console_from: Vec<Prefix>,
+    /// Where the console may be opened from; everywhere when that is not said.
+    pub console_from: Option<Vec<Prefix>>,
 }
 
 /// A node that may come to the box's port while a deployment runs.
@@ -127,18 +130,21 @@ impl Rule {
 
 /// Chain INPUT of one family; what no rule fits is dropped.
 pub fn input(family: Family, policy: &Policy, guests: &Guests) -> Vec<Rule> {
-    let (types, echo): (&[u8], u8) = match family {
-        Family::V6 => (&ICMPV6_TYPES, ICMPV6_ECHO_REQUEST),
-        Family::V4 => (&ICMPV4_TYPES, ICMPV4_ECHO_REQUEST),
+    let (types, echo, redirect): (&[u8], u8, u8) = match family {
+        Family::V6 => (&ICMPV6_TYPES, ICMPV6_ECHO_REQUEST, ICMPV6_REDIRECT),
+        Family::V4 => (&ICMPV4_TYPES, ICMPV4_ECHO_REQUEST, ICMPV4_REDIRECT),
     };
     let mut rules = vec![
         Rule { interface: Some("lo".into()), ..Rule::accept(Traffic::Any) },
+        // Before what is established: that takes the second ping for a part of the first one.
+        Rule { limit: Some(ECHO_LIMIT), ..Rule::accept(Traffic::Icmp(echo)) },
+        Rule { verdict: Verdict::Drop, ..Rule::accept(Traffic::Icmp(echo)) },
+        Rule { verdict: Verdict::Drop, ..Rule::accept(Traffic::Icmp(redirect)) },
         Rule::accept(Traffic::States(ESTABLISHED_OR_RELATED)),
     ];
     // Before INVALID: neighbour discovery is of no connection, and some of it the kernel calls invalid.
     rules.extend(types.iter().map(|kind| Rule::accept(Traffic::Icmp(*kind))));
     rules.push(Rule { verdict: Verdict::Drop, ..Rule::accept(Traffic::States(INVALID)) });
-    rules.push(Rule { limit: Some(ECHO_LIMIT), ..Rule::accept(Traffic::Icmp(echo)) });
     let console = Rule::accept(Traffic::Tcp(policy.port));
     rules.extend(guests.keys().filter(|guest| family.has(guest.address)).map(|guest| Rule {
         interface: guest.interface.clone(),
@@ -147,11 +153,12 @@ pub fn input(family: Family, policy: &Policy, guests: &Guests) -> Vec<Rule> {
         ..console.clone()
     }));
     let console = Rule { limit: Some(CONSOLE_LIMIT), ..console };
-    if policy.console_from.is_empty() {
-        rules.push(console);
-    } else {
-        let prefixes = policy.console_from.iter().filter(|(address, _)| family.has(*address));
-        rules.extend(prefixes.map(|prefix| Rule { source: Some(*prefix), ..console.clone() }));
+    match &policy.console_from {
+        None => rules.push(console),
+        Some(prefixes) => {
+            let prefixes = prefixes.iter().filter(|(address, _)| family.has(*address));
+            rules.extend(prefixes.map(|prefix| Rule { source: Some(*prefix), ..console.clone() }));
+        }
     }
     rules
 }
@@ -171,7 +178,7 @@ mod tests {
 
     #[test]
     fn nodes_come_before_everyone_and_only_in_their_family() {
-        let policy = Policy { port: 63002, console_from: Vec::new() };
+        let policy = Policy { port: 63002, console_from: None };
         let guests = Guests::from([(guest("fd00::2"), 1), (guest("192.0.2.2"), 2)]);
         let ports = |family| {
             let rules = input(family, &policy, &guests);
@@ -185,7 +192,7 @@ mod tests {
     #[test]
     fn a_console_for_some_is_for_nobody_else() {
         let prefix = ("fd00::".parse().unwrap(), 8);
-        let policy = Policy { port: 63002, console_from: vec![prefix] };
+        let policy = Policy { port: 63002, console_from: Some(vec![prefix]) };
         let sources = |family| {
             let rules = input(family, &policy, &Guests::new()).into_iter();
             rules

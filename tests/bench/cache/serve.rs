@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use carena::cache::Cache;
+use carena::firmware::signature::Unsigned;
 use carena::https::identity::Identity;
 use carena::https::{Listener, Registry};
 
@@ -12,7 +13,9 @@ fn main() {
     let mut arguments = std::env::args().skip(1);
     let mut next = || arguments.next().expect("STATE BASELINE PORT");
     let (state, baseline, port) = (PathBuf::from(next()), next(), next().parse().unwrap());
-    let Ok(opened) = Cache::at(&state).open(&baseline) else { panic!("no baseline {baseline}") };
+    let Ok(opened) = Cache::at(&state).open(&baseline, Unsigned::Refuse) else {
+        panic!("no baseline {baseline}")
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let identity = Identity::open(&state).unwrap();
     runtime.block_on(async {
