@@ -48,7 +48,7 @@ impl Before {
     /// What is kept while an engine works: what this hop has asked for is taken out of what is done and fresh, since the
     /// engine knows better as long as it runs.
     pub fn kept(&self, done: &mut Vec<ComponentSummary>, fresh: &mut Vec<ComponentId>) -> Self {
-        let here = |id: &ComponentId| self.asked.contains(id) || self.lost.contains(id);
+        let here = |id: &ComponentId| self.was_asked(id);
         let ended = done.extract_if(.., |component| here(&component.id)).collect::<Vec<_>>();
         fresh.retain(|id| !here(id));
         let mut kept = self.clone();
@@ -87,6 +87,11 @@ impl Before {
     /// Whether a component's installer was asked of an engine that is gone.
     pub fn is_lost(&self, id: &ComponentId) -> bool {
         self.lost.contains(id)
+    }
+
+    /// Whether a component's installer was asked for in this hop, or of an engine that is gone.
+    pub fn was_asked(&self, id: &ComponentId) -> bool {
+        self.asked.contains(id) || self.lost.contains(id)
     }
 
     /// How a component ended whose installer was asked of an engine that is gone; `active` is what the node has now.

@@ -4,11 +4,9 @@
 //! order, and one whose prerequisite failed is skipped. One whose prerequisite is active only after a restart waits for
 //! the next hop; there it is planned anew, from what the node has then.
 
-use std::cmp::Ordering;
-
 use crate::access::control::ControlError;
 use crate::error::chain;
-use crate::firmware::component::Component;
+use crate::firmware::component::{Component, ExitMeaning};
 use crate::firmware::installed::Known;
 use crate::firmware::outcome::Outcome;
 use crate::fleet::Reboot;
@@ -24,6 +22,7 @@ use super::plan::{self, Hops, Needs};
 use super::resume::Stage;
 use super::run::Run;
 use super::send::{self, with_notices};
+use super::sibling;
 use super::verify::{self, Freshness};
 
 /// Carries the whole baseline out on one node. Failures of components are outcomes; an error is the node's.
@@ -162,7 +161,10 @@ pub async fn hear_begun(cycle: &mut Cycle<'_>, established: &mut Established) ->
         cycle.step = Step::Install;
         cycle.tell(State::Started, None);
         match installed(cycle, established, component, Begun::Before).await {
-            Ok(Ok(installed)) => heard.push((component, summary, installed)),
+            Ok(Ok(installed)) => {
+                let meaning = component.meaning(&installed, cycle.inventory.as_deref());
+                heard.push((component, summary, installed, meaning));
+            }
             Ok(Err(outcome)) => {
                 summary.outcome = outcome;
                 cycle.has_installed(summary);
@@ -174,13 +176,13 @@ pub async fn hear_begun(cycle: &mut Cycle<'_>, established: &mut Established) ->
             }
         }
     }
-    for (component, summary, installed) in heard {
+    for (component, summary, installed, meaning) in heard {
         match &lost {
             Some(error) => {
                 let unread = Err(chain(error));
-                cycle.has_installed(conclude(component, summary, installed, &unread));
+                cycle.has_installed(conclude(component, summary, installed, meaning, &unread));
             }
-            None => match verified(cycle, established, component, summary, installed).await {
+            None => match verified(cycle, established, component, summary, installed, meaning).await {
                 Ok(summary) => cycle.has_installed(summary),
                 Err(error) => lost = Some(error),
             },
@@ -207,6 +209,9 @@ pub fn fill_in(run: &Run, components: &mut Vec<ComponentSummary>, why: Option<&s
     }
 }
 
+/// What an installer's end means, by the node as it was found before: what was written may change what it lists.
+type Meaning = Result<ExitMeaning, Outcome>;
+
 /// Whether an installer is to be started, or was by an earlier process of this box.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Begun {
@@ -225,11 +230,11 @@ async fn one(
     from: Option<String>,
 ) -> Result<ComponentSummary, CycleError> {
     let mut summary = ComponentSummary::new(&component.id, from, None, Outcome::Skipped(CANCELLED.into()));
-    // Written again, the version proves nothing.
-    let is_news = summary.from.as_deref().and_then(|from| component.order_of(from)) != Some(Ordering::Equal);
-    if is_news && let Some(version) = brought_along(cycle, established, component).await? {
-        summary.outcome = Outcome::Updated;
-        summary.to = Some(version);
+    if let Some(run) = sibling::run_of(cycle, component) {
+        let now = Freshness::Now;
+        let known = verify::read_back(cycle, established, component, now, Interrupt::OnCancel).await?;
+        summary.outcome = sibling::judge(component, summary.from.as_deref(), &run, &known);
+        summary.to = known.ok().flatten();
         return Ok(summary);
     }
     cycle.enter(Step::Send)?;
@@ -254,7 +259,10 @@ async fn one(
     cycle.keep(Some(established), Stage::Working).await?;
     let begun = Begun::Now { from: summary.from.clone() };
     match installed(cycle, established, component, begun).await {
-        Ok(Ok(installed)) => verified(cycle, established, component, summary, installed).await,
+        Ok(Ok(installed)) => {
+            let meaning = component.meaning(&installed, cycle.inventory.as_deref());
+            verified(cycle, established, component, summary, installed, meaning).await
+        }
         Ok(Err(outcome)) => {
             summary.outcome = outcome;
             Ok(summary)
@@ -266,27 +274,6 @@ async fn one(
         }
         Err(error) => Err(error),
     }
-}
-
-/// The version of a component that another one with the same payload has brought: one package may be for several devices,
-/// and its installer takes all of them at once.
-async fn brought_along(
-    cycle: &mut Cycle<'_>,
-    established: &mut Established,
-    component: &Component,
-) -> Result<Option<String>, CycleError> {
-    let baseline = cycle.run.baseline.clone();
-    let mut same = baseline.components.iter().filter(|other| other.sha256 == component.sha256);
-    let has_changed = |other: &Component| {
-        cycle.components.iter().any(|done| done.id == other.id && done.outcome.is_change())
-    };
-    if !same.any(has_changed) {
-        return Ok(None);
-    }
-    let now = Freshness::Now;
-    let known = verify::read_back(cycle, established, component, now, Interrupt::OnCancel).await?;
-    let is_it = |version: &String| component.order_of(version).is_some_and(Ordering::is_eq);
-    Ok(known.ok().flatten().filter(is_it))
 }
 
 /// The installer's end as the engine tells it; within, how the component ended where the engine could not run it.
@@ -304,7 +291,7 @@ async fn installed(
     let install = Request::Install(Install {
         component: component.id.clone(),
         sha256: component.sha256,
-        how: component.how(from),
+        how: component.how(from, plan::disks(cycle.run.options.mode, component, cycle.inventory.as_deref())),
         expected_s: component.expected_s,
         logs: component.logs(),
     });
@@ -325,8 +312,9 @@ async fn verified(
     component: &Component,
     summary: ComponentSummary,
     installed: Installed,
+    meaning: Meaning,
 ) -> Result<ComponentSummary, CycleError> {
-    let failed = component.meaning(&installed).err();
+    let failed = meaning.clone().err();
     match &failed {
         Some(Outcome::Failed(why)) => {
             cycle.tell(State::Failed, Some(format!("{}: {why}", cycle.node.address)));
@@ -342,14 +330,14 @@ async fn verified(
     let now = Freshness::Now;
     match verify::read_back(cycle, established, component, now, Interrupt::Never).await {
         Ok(known) => {
-            let summary = conclude(component, summary, installed, &known);
+            let summary = conclude(component, summary, installed, meaning, &known);
             if failed.is_none() {
                 cycle.run.tell(&cycle.node.address, Step::Verify, State::Done, summary.to.clone());
             }
             Ok(summary)
         }
         Err(error) => {
-            cycle.has_installed(conclude(component, summary, installed, &Err(chain(&error))));
+            cycle.has_installed(conclude(component, summary, installed, meaning, &Err(chain(&error))));
             Err(error)
         }
     }
@@ -360,9 +348,10 @@ fn conclude(
     component: &Component,
     mut summary: ComponentSummary,
     installed: Installed,
+    meaning: Meaning,
     known: &Known,
 ) -> ComponentSummary {
-    summary.outcome = match component.meaning(&installed) {
+    summary.outcome = match meaning {
         Ok(meaning) => verify::judge(component, meaning, summary.from.as_deref(), known),
         Err(outcome) => outcome,
     };

@@ -34,6 +34,7 @@ pub mod run;
 pub mod schedule;
 pub mod schema;
 pub mod send;
+mod sibling;
 pub mod store;
 pub mod summary;
 pub mod sweeper;

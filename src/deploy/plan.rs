@@ -12,6 +12,8 @@ use crate::firmware::installed::{Known, VersionSource};
 use crate::firmware::outcome::Outcome;
 use crate::fleet::{Mode, Options, Reboot};
 use crate::wire::id::ComponentId;
+use crate::wire::inventory::Inventory;
+use crate::wire::message::NvmeDisk;
 
 use super::event::ComponentSummary;
 
@@ -35,6 +37,19 @@ pub fn verdict(mode: Mode, component: &Component, known: &Known) -> Option<Outco
             component.version, component.version_format
         ))),
     }
+}
+
+/// The NVMe disks of a component that may be written: each is judged like a node that had no other.
+pub fn disks(mode: Mode, component: &Component, node: Option<&Inventory>) -> Vec<NvmeDisk> {
+    let VersionSource::Disk(model) = &component.read_back else { return Vec::new() };
+    let disks = node.into_iter().flat_map(|node| &node.disks);
+    let of_model = disks.filter(|disk| disk.kind == "nvme" && disk.model.as_ref() == Some(model));
+    let planned = of_model.filter_map(|disk| {
+        let revision = disk.firmware_version.clone()?;
+        let is_planned = verdict(mode, component, &Ok(Some(revision.clone()))).is_none();
+        is_planned.then(|| NvmeDisk { serial: disk.serial.clone().unwrap_or_default(), revision })
+    });
+    planned.collect()
 }
 
 /// Nothing is installed: what a component without a device, or only for those who have it, is not for.
@@ -167,6 +182,7 @@ impl Hops {
 mod tests {
     use super::*;
     use crate::firmware::baseline::Baseline;
+    use crate::wire::inventory::Disk;
 
     /// Three of a chain, of which the first two need a restart, and one that stands alone.
     fn baseline() -> Baseline {
@@ -191,6 +207,36 @@ mod tests {
 
     fn named<'a>(baseline: &'a Baseline, id: &str) -> &'a Component {
         baseline.components.iter().find(|component| component.id.as_str() == id).unwrap()
+    }
+
+    #[test]
+    fn of_disks_of_a_model_only_those_are_written_that_the_mode_is_for() {
+        let text = format!(
+            "id = \"x\"\nversion = \"1\"\ntitle = \"t\"\n[[component]]\nid = \"disk\"\ntitle = \"x\"\nversion = \"2\"\n\
+             format = \"nvme\"\npayload = \"p\"\nsha256 = \"{:064}\"\nsize = 1\nexpected_s = 1\n\
+             read_back = {{ disk = \"M\" }}\n",
+            0
+        );
+        let component = Baseline::parse(&text, "x").unwrap().components.remove(0);
+        let disk = |model: &str, revision: &str| Disk {
+            kind: "nvme".into(),
+            model: Some(model.into()),
+            serial: Some(format!("S{revision}")),
+            firmware_version: Some(revision.into()),
+            ..Disk::default()
+        };
+        let node = Inventory {
+            disks: vec![disk("M", "1"), disk("M", "2"), disk("M", "3"), disk("other", "1")],
+            ..Inventory::default()
+        };
+        let planned = |mode| {
+            let disks = disks(mode, &component, Some(&node));
+            disks.into_iter().map(|disk| format!("{} {}", disk.serial, disk.revision)).collect::<Vec<_>>()
+        };
+        assert_eq!(planned(Mode::Upgrade), ["S1 1"], "a newer one is left as it is");
+        assert_eq!(planned(Mode::Downgrade), ["S1 1", "S3 3"]);
+        assert_eq!(planned(Mode::Rewrite), ["S1 1", "S2 2", "S3 3"]);
+        assert_eq!(disks(Mode::Rewrite, &component, None), []);
     }
 
     #[test]

@@ -130,7 +130,15 @@ pub async fn read_back(
     freshness: Freshness,
     interrupt: Interrupt,
 ) -> Result<Known, CycleError> {
-    read(cycle, established, (&component.read_back, component.version_format), freshness, interrupt).await
+    let source = (&component.read_back, component.version_format);
+    let known = read(cycle, established, source, freshness, interrupt).await?;
+    let Some(node) = cycle.inventory.as_deref().filter(|_| component.read_back.is_fwupd()) else {
+        return Ok(known);
+    };
+    Ok(match known {
+        Ok(Some(version)) => fwupd::comparable(component, version, node),
+        other => other,
+    })
 }
 
 /// What became of a component whose installer has ended with `meaning`; `from` is the version it found.

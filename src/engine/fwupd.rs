@@ -5,6 +5,8 @@
 //! into the engine's directory. An installation is noted in fwupd's own state, as every other: it needs that to finish
 //! after a restart what it has begun. Its JSON is not looked into here: the box does that.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -15,6 +17,7 @@ use nix::unistd::Pid;
 
 use super::install::{finish, node};
 use super::lease::PATH;
+use super::session::Worker;
 use crate::wire::message::{Failure, FwupdAllows, Installed, Reply};
 
 /// Looking for devices takes a fraction of a second, on machines with much slow hardware several.
@@ -29,6 +32,9 @@ const READ_BYTES_MAX: u64 = 1024 * 1024;
 /// Where `fwupdtool` is on distributions that do not have it in the path.
 const ELSEWHERE: [&str; 2] = ["/usr/libexec/fwupd", "/usr/lib/fwupd"];
 
+/// Where the kernel shows its processes.
+const PROC: &str = "/proc";
+
 /// Held by `fwupdtool` while it works, and left behind by it; the second where there is no directory for locks.
 const LOCKS: [&str; 2] = ["/run/lock/fwupdtool", "/run/fwupdtool"];
 
@@ -39,10 +45,10 @@ const NOTHING_TO_DO: i32 = 2;
 const AGENT_END_MAX: Duration = Duration::from_secs(2);
 
 /// What fwupd lists, as JSON.
-pub fn list(directory: &Path) -> Reply {
+pub fn list(directory: &Path, worker: &Worker) -> Reply {
     let told = Fwupd::find(directory).and_then(|fwupd| {
         let _traces = Traces::note();
-        fwupd.ask("get-devices", State::Engines)
+        fwupd.ask("get-devices", State::Engines, &|| worker.should_stop())
     });
     told.map_or_else(Reply::Failed, Reply::Fwupd)
 }
@@ -65,8 +71,9 @@ pub fn install(
     command.args(allows.older.then_some("--allow-older"));
     command.args(allows.reinstall.then_some("--allow-reinstall"));
     let mut installed = run(command)?;
-    // Whether a restart is needed, and whether anything was tried at all, stands nowhere else.
-    installed.told = fwupd.ask("get-history", State::Nodes).ok();
+    // Whether a restart is needed, and whether anything was tried at all, stands nowhere else: wanted also of an engine
+    // that is told to stop.
+    installed.told = fwupd.ask("get-history", State::Nodes, &|| false).ok();
     Ok(installed)
 }
 
@@ -86,7 +93,7 @@ struct Fwupd {
 
 impl Fwupd {
     fn find(directory: &Path) -> Result<Self, Failure> {
-        let name = if daemon_runs() { "fwupdmgr" } else { "fwupdtool" };
+        let name = if daemon_runs(Path::new(PROC)) { "fwupdmgr" } else { "fwupdtool" };
         let mut places = PATH.split(':').chain(ELSEWHERE).map(|place| Path::new(place).join(name));
         let program = places.find(|path| path.is_file()).ok_or_else(|| node("not installed".into()))?;
         let scratch = directory.join("fwupd");
@@ -110,7 +117,7 @@ impl Fwupd {
     }
 
     /// An answer as JSON, without its white space.
-    fn ask(&self, what: &str, state: State) -> Result<String, Failure> {
+    fn ask(&self, what: &str, state: State, is_unwanted: &dyn Fn() -> bool) -> Result<String, Failure> {
         let name = self.program.display();
         let mut command = self.command(state);
         command.args([what, "--json"]).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -119,7 +126,8 @@ impl Fwupd {
             let mut text = Vec::new();
             from.take(READ_BYTES_MAX).read_to_end(&mut text).map(|_| text)
         };
-        let (status, text) = finish(command, read, ASK_MAX).map_err(|why| node(format!("{name}: {why}")))?;
+        let finished = finish(command, read, ASK_MAX, is_unwanted);
+        let (status, text) = finished.map_err(|why| node(format!("{name}: {why}")))?;
         let text = compact(&String::from_utf8_lossy(&text));
         if !status.success() && status.code() != Some(NOTHING_TO_DO) {
             let said: String = text.chars().take(400).collect();
@@ -147,20 +155,32 @@ fn compact(json: &str) -> String {
     json.chars().filter(keep).collect()
 }
 
-fn processes() -> impl Iterator<Item = PathBuf> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+fn processes(root: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).filter(|path| path.file_name().is_some_and(is_number))
 }
 
-fn is_number(name: &std::ffi::OsStr) -> bool {
+fn is_number(name: &OsStr) -> bool {
     name.as_encoded_bytes().iter().all(u8::is_ascii_digit)
 }
 
-/// All distributions have the daemon as `…/fwupd/fwupd`.
-fn daemon_runs() -> bool {
-    processes().any(|process| {
-        std::fs::read_link(process.join("exe")).is_ok_and(|program| program.ends_with("fwupd/fwupd"))
+/// All distributions have the daemon as `…/fwupd/fwupd`. One in a container is not this node's: it has other process
+/// ids. Its mount namespace says nothing, since systemd gives the node's own daemon another one too. What is not told
+/// counts as the node's: an `fwupdtool` beside a daemon is worse than an `fwupdmgr` that finds none.
+fn daemon_runs(root: &Path) -> bool {
+    let namespace = |process: &Path| std::fs::read_link(process.join("ns/pid")).ok();
+    let own = namespace(&root.join("self"));
+    processes(root).any(|process| {
+        let is_daemon = std::fs::read_link(process.join("exe")).is_ok_and(|program| is_daemon(&program));
+        is_daemon && namespace(&process).is_none_or(|other| own.as_ref().is_none_or(|own| *own == other))
     })
+}
+
+/// A daemon that is older than its program, which was replaced by an upgrade, still runs.
+fn is_daemon(program: &Path) -> bool {
+    let program = program.as_os_str().as_bytes();
+    Path::new(OsStr::from_bytes(program.strip_suffix(b" (deleted)").unwrap_or(program)))
+        .ends_with("fwupd/fwupd")
 }
 
 /// Key agents of fwupd's keyrings: they outlive the process that asked for a signature to be checked.
@@ -172,7 +192,7 @@ fn agents() -> Vec<i32> {
             && words.any(|word| word.ends_with(b"/fwupd/gnupg"))
     };
     let number = |process: PathBuf| process.file_name()?.to_str()?.parse().ok();
-    processes().filter(is_agent).filter_map(number).collect()
+    processes(Path::new(PROC)).filter(is_agent).filter_map(number).collect()
 }
 
 /// What `fwupdtool` leaves behind; taken away when this is dropped, as far as it was not there before.
@@ -212,6 +232,30 @@ impl Drop for Traces {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_nodes_own_daemon_is_seen_also_after_an_upgrade_and_no_containers() {
+        let (own, other) = ("pid:[4026531836]", "pid:[4026532001]");
+        let runs = |program: &str, namespace: Option<&str>| {
+            let proc = tempfile::tempdir().unwrap();
+            for (process, program, namespace) in
+                [("self", "/carena", Some(own)), ("7", program, namespace), ("8", "/bin/sh", Some(own))]
+            {
+                let process = proc.path().join(process);
+                std::fs::create_dir_all(process.join("ns")).unwrap();
+                std::os::unix::fs::symlink(program, process.join("exe")).unwrap();
+                if let Some(namespace) = namespace {
+                    std::os::unix::fs::symlink(namespace, process.join("ns/pid")).unwrap();
+                }
+            }
+            daemon_runs(proc.path())
+        };
+        for program in ["/usr/libexec/fwupd/fwupd", "/usr/lib/fwupd/fwupd (deleted)"] {
+            assert!(runs(program, Some(own)) && runs(program, None), "{program}");
+            assert!(!runs(program, Some(other)), "{program} of a container");
+        }
+        assert!(!runs("/usr/libexec/fwupd/fwupdtool", Some(own)));
+    }
 
     #[test]
     fn only_white_space_between_words_is_taken_out() {

@@ -197,7 +197,7 @@ fn end_group(child: &Child) {
 }
 
 /// The installed version of a component; none when it is not installed.
-pub fn read_back(how: &ReadBack) -> Reply {
+pub fn read_back(how: &ReadBack, worker: &Worker) -> Reply {
     match how {
         ReadBack::File(path) => match std::fs::File::open(path) {
             Ok(file) => match first_line(file) {
@@ -208,7 +208,7 @@ pub fn read_back(how: &ReadBack) -> Reply {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Reply::Version(None),
             Err(error) => failed(format!("{path}: {error}")),
         },
-        ReadBack::Command(command) => ask(command),
+        ReadBack::Command(command) => ask(command, worker),
     }
 }
 
@@ -220,20 +220,21 @@ fn first_line(from: impl std::io::Read) -> std::io::Result<Option<String>> {
 }
 
 /// A program that fails says nothing of what is installed: only one that ends well and prints nothing says "nothing".
-fn ask(command: &[String]) -> Reply {
+fn ask(command: &[String], worker: &Worker) -> Reply {
     let name = command.first().map_or("", |word| word);
     let Some(mut program) = program(command, "") else {
         return failed("the read-back command is empty".into());
     };
     program.stdout(Stdio::piped()).stderr(Stdio::null());
-    match finish(program, first_line, READ_BACK_MAX) {
+    match finish(program, first_line, READ_BACK_MAX, &|| worker.should_stop()) {
         Ok((status, version)) if status.success() => Reply::Version(version),
         Ok((status, _)) => failed(format!("{name}: {status}")),
         Err(why) => failed(format!("{name}: {why}")),
     }
 }
 
-/// Runs a program that only tells something to its end, and reads what it tells. Past `bound` it is ended.
+/// Runs a program that only tells something to its end, and reads what it tells. Past `bound`, or when it
+/// is not wanted any more, it is ended with all of its group.
 ///
 /// # Errors
 /// Why not, in words.
@@ -241,6 +242,7 @@ pub fn finish<T: Send + 'static>(
     mut program: Command,
     read: impl FnOnce(ChildStdout) -> std::io::Result<T> + Send + 'static,
     bound: Duration,
+    is_unwanted: &dyn Fn() -> bool,
 ) -> Result<(ExitStatus, T), String> {
     #[expect(clippy::disallowed_methods, reason = "a query, which changes nothing")]
     let spawned = program.spawn();
@@ -251,7 +253,7 @@ pub fn finish<T: Send + 'static>(
     let status = loop {
         match child.try_wait() {
             Ok(Some(status)) => break status,
-            Ok(None) if began.elapsed() > bound => end_group(&child),
+            Ok(None) if began.elapsed() > bound || is_unwanted() => end_group(&child),
             Ok(None) => {}
             Err(error) => return Err(error.to_string()),
         }

@@ -104,7 +104,9 @@ struct Engine {
     payloads: Payloads,
     installing: Option<Running>,
     installed: VecDeque<(ComponentId, Result<Installed, Failure>)>,
-    /// Requests to be answered when nothing is installed or fetched any more.
+    /// Questions whose answers are not there yet.
+    questions: usize,
+    /// Requests to be answered when nothing is installed, fetched or asked any more.
     when_idle: Vec<Asker>,
     cancelled: bool,
     /// Since when it is to end.
@@ -151,8 +153,7 @@ pub fn serve(doors: &Doors, port: u16, directory: PathBuf, config: StartConfig, 
             engine.done(done);
         }
         if matches!(signals.read_signal(), Ok(Some(_))) {
-            engine.cancel();
-            engine.stop.get_or_insert_with(Instant::now);
+            engine.end();
         }
         engine.read();
     }
@@ -170,6 +171,7 @@ impl Engine {
             payloads: Payloads::default(),
             installing: None,
             installed: VecDeque::new(),
+            questions: 0,
             when_idle: Vec::new(),
             cancelled: false,
             stop: None,
@@ -179,7 +181,8 @@ impl Engine {
     }
 
     fn idle(&self) -> bool {
-        self.installing.is_none() && self.payloads.idle()
+        // A question that is answered by a program of the node's leaves traces until that has ended.
+        self.installing.is_none() && self.payloads.idle() && self.questions == 0
     }
 
     fn lease_over(&mut self) -> bool {
@@ -194,6 +197,13 @@ impl Engine {
     fn cancel(&mut self) {
         self.cancelled = true;
         self.payloads.stop();
+    }
+
+    /// It is to end for good: nobody waits for answers any more.
+    fn end(&mut self) {
+        self.cancel();
+        self.worker.stop.store(true, Ordering::Relaxed);
+        self.stop.get_or_insert_with(Instant::now);
     }
 
     fn wait(&self, doors: &Doors, woken: &OwnedFd, signals: std::os::fd::BorrowedFd<'_>) {
@@ -314,17 +324,17 @@ impl Engine {
                 self.reply(asker, Reply::Status(status));
             }
             Request::Inventory => {
-                self.answer(asker, || Reply::Inventory(Box::new(inventory::read())));
+                self.answer(asker, |_| Reply::Inventory(Box::new(inventory::read())));
             }
             Request::Fwupd => {
                 let directory = self.directory.clone();
-                self.answer(asker, move || fwupd::list(&directory));
+                self.answer(asker, move |worker| fwupd::list(&directory, worker));
             }
             Request::ReadBack(read_back) => {
-                self.answer(asker, move || install::read_back(&read_back));
+                self.answer(asker, move |worker| install::read_back(&read_back, worker));
             }
             Request::Probe(probe) => {
-                self.answer(asker, move || Reply::Probed { blocked: fetch::probe(&probe) });
+                self.answer(asker, move |_| Reply::Probed { blocked: fetch::probe(&probe) });
             }
             Request::Fetch(fetch) => self.bring(asker, Job::Fetch(fetch)),
             Request::Push(push) => self.bring(asker, Job::Push(push)),
@@ -340,8 +350,7 @@ impl Engine {
                 self.answer_idle();
             }
             Request::Stop => {
-                self.cancel();
-                self.stop.get_or_insert_with(Instant::now);
+                self.end();
                 self.when_idle.push(asker);
                 self.answer_idle();
             }
@@ -361,10 +370,11 @@ impl Engine {
         }
     }
 
-    /// Answers from a thread of its own: the loop waits for nothing.
-    fn answer(&self, asker: Asker, work: impl FnOnce() -> Reply + Send + 'static) {
+    /// Answers from a thread of its own: the loop waits for nothing. Every question has a bound.
+    fn answer(&mut self, asker: Asker, work: impl FnOnce(&Worker) -> Reply + Send + 'static) {
+        self.questions += 1;
         let worker = self.worker.clone();
-        std::thread::spawn(move || worker.tell(Done::Answer(asker, work())));
+        std::thread::spawn(move || worker.tell(Done::Answer(asker, work(&worker))));
     }
 
     fn bring(&mut self, asker: Asker, job: Job) {
@@ -447,7 +457,10 @@ impl Engine {
                     self.notice(asker, Notice::Installing { seconds, line });
                 }
             }
-            Done::Answer(asker, reply) => self.reply(asker, reply),
+            Done::Answer(asker, reply) => {
+                self.questions -= 1;
+                self.reply(asker, reply);
+            }
             Done::Installed(result) => self.has_installed(result),
             Done::Payload(sha256, ended) => {
                 let payload::After { answers, next } = self.payloads.ended(sha256, ended);

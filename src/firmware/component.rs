@@ -13,7 +13,8 @@ use super::rules::{Need, Rules};
 use super::version::VersionFormat;
 use crate::digest::Sha256;
 use crate::wire::id::ComponentId;
-use crate::wire::message::{FwupdAllows, How, Installed, Nvme};
+use crate::wire::inventory::Inventory;
+use crate::wire::message::{FwupdAllows, How, Installed, Nvme, NvmeDisk};
 
 /// A component, as its baseline's manifest describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,7 +128,6 @@ impl InstallCommand {
 /// The engine's own words for what became of NVMe disks.
 fn nvme_ended(installed: &Installed) -> Result<ExitMeaning, Outcome> {
     match installed.code {
-        Some(Nvme::DONE) => Ok(ExitMeaning::Done),
         Some(Nvme::AFTER_RESTART) => Ok(ExitMeaning::RebootNeeded),
         Some(Nvme::CURRENT) => Ok(ExitMeaning::Current),
         Some(Nvme::NONE) => Ok(ExitMeaning::NotApplicable),
@@ -139,8 +139,9 @@ fn nvme_ended(installed: &Installed) -> Result<ExitMeaning, Outcome> {
 }
 
 impl Component {
-    /// What the engine is asked for; `installed` is the version there is.
-    pub fn how(&self, installed: Option<&str>) -> How {
+    /// What the engine is asked for; `installed` is the version there is, `disks` those that may be written, where it is
+    /// NVMe firmware.
+    pub fn how(&self, installed: Option<&str>, disks: Vec<NvmeDisk>) -> How {
         let order = installed.and_then(|installed| self.order_of(installed));
         if let Some(install) = &self.install {
             return How::Command(install.command.clone());
@@ -157,7 +158,7 @@ impl Component {
                     _ => String::new(),
                 },
                 version: self.version.clone(),
-                rewrite: order == Some(Ordering::Equal),
+                disks,
             }),
             By::Installer(installer) => {
                 let force = if order.is_some_and(Ordering::is_ge) { installer.force } else { &[] };
@@ -166,6 +167,16 @@ impl Component {
             // A manifest without a command was refused when it was read, and the rest is never sent.
             By::Command | By::Nobody(_) => How::Command(Vec::new()),
         }
+    }
+
+    /// Whether one run of the installer does the work of both: it takes whatever it finds its package to be for.
+    pub fn is_installed_with(&self, other: &Self) -> bool {
+        // An NVMe image is written to the disks of one model only.
+        let same_disks = self.format != Format::Nvme || self.read_back == other.read_back;
+        self.sha256 == other.sha256
+            && self.format == other.format
+            && self.install == other.install
+            && same_disks
     }
 
     /// Where its installer keeps a log of its own.
@@ -193,13 +204,13 @@ impl Component {
         }
     }
 
-    /// What its installer's end means.
+    /// What its installer's end means, on a node that was found so before it ran.
     ///
     /// # Errors
     /// The outcome it has then: a failure, in words, or why fwupd refused it.
-    pub fn meaning(&self, installed: &Installed) -> Result<ExitMeaning, Outcome> {
+    pub fn meaning(&self, installed: &Installed, node: Option<&Inventory>) -> Result<ExitMeaning, Outcome> {
         match self.format {
-            Format::LvfsCab => return fwupd::ended(self, installed),
+            Format::LvfsCab => return fwupd::ended(self, installed, node),
             Format::Nvme => return nvme_ended(installed),
             _ => {}
         }

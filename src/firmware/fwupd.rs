@@ -6,6 +6,7 @@
 use serde::Deserialize;
 
 use super::component::{Component, ExitMeaning};
+use super::installed::Known;
 use super::outcome::Outcome;
 use super::version::VersionFormat;
 use crate::wire::inventory::{FwupdDevice, Inventory, Unknown};
@@ -133,7 +134,9 @@ pub fn fit(guids: &[String], node: &Inventory) -> Result<(), String> {
     Err(format!("for {name}, which fwupd does not update: {why}"))
 }
 
-/// Name and version of each device with one of these GUIDs.
+/// Name and version of each device with one of these GUIDs. Where fwupd updates one of them, those that it does not
+/// update have no say: the same device twice, or a part that only shares a GUID. While a restart is waited for, it may
+/// call none of them updatable.
 ///
 /// # Errors
 /// Why it is not known, in words.
@@ -141,7 +144,9 @@ pub fn versions<'a>(guids: &[String], node: &'a Inventory) -> Result<Vec<(&'a st
     if let Some(why) = why_unknown(node) {
         return Err(format!("fwupd on the node: {why}"));
     }
-    let devices = node.fwupd.iter().filter(|device| has_any(guids, device));
+    let of_guids = || node.fwupd.iter().filter(|device| has_any(guids, device));
+    let has_updatable = of_guids().any(is_updatable);
+    let devices = of_guids().filter(|device| !has_updatable || is_updatable(device));
     let version =
         |device: &'a FwupdDevice| (device.name.as_deref().unwrap_or(&device.id), device.version.clone());
     Ok(devices.map(version).collect())
@@ -154,26 +159,80 @@ pub fn words(guids: &[String]) -> String {
     format!("{}{more}", shown.join(" or "))
 }
 
-/// What the end of an installation by fwupd means; an error is the outcome it has then.
+/// A version that was read of one of the component's devices, so that it can be compared: some cabinets give the bare
+/// number that the device tells, and do not say how it is written (fwupd then goes by the device).
+///
+/// # Errors
+/// Why it cannot be compared, in words.
+pub fn comparable(component: &Component, told: String, node: &Inventory) -> Known {
+    let is_it = |device: &&FwupdDevice| device.version.as_ref() == Some(&told);
+    let mut devices = node.fwupd.iter().filter(|device| has_any(&component.rules.fwupd_guid, device));
+    let format = devices.find(is_it).and_then(|device| device.version_format.as_deref());
+    match as_number(component, &told, format) {
+        Some(version) => Ok(Some(version)),
+        None => Err(format!(
+            "{told} is installed, which fwupd writes as {}, and {} is a bare number",
+            format.unwrap_or("something unknown"),
+            component.version
+        )),
+    }
+}
+
+/// A version that a device tells, as the component writes its own; none where that cannot be known.
+fn as_number(component: &Component, told: &str, format: Option<&str>) -> Option<String> {
+    let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_bare = component.version_format == VersionFormat::Mixed && is_digits(&component.version);
+    if !is_bare || is_digits(told) {
+        return Some(told.to_owned());
+    }
+    if let Some(digits) = told.strip_prefix("0x") {
+        return u32::from_str_radix(digits, 16).ok().map(|number| number.to_string());
+    }
+    let sections: &[u32] = match format? {
+        "quad" => &[8, 8, 8, 8],
+        "triplet" => &[8, 8, 16],
+        "pair" => &[16, 16],
+        _ => return None,
+    };
+    let parts: Vec<u64> = told.split('.').map(|part| part.parse().ok()).collect::<Option<_>>()?;
+    if parts.len() != sections.len() || parts.iter().zip(sections).any(|(part, bits)| part >> bits != 0) {
+        return None;
+    }
+    let number = parts.iter().zip(sections).fold(0, |number, (part, bits)| number << bits | part);
+    Some(number.to_string())
+}
+
+/// What the end of an installation by fwupd means; an error is the outcome it has then. `node` is as it was found
+/// before: a device that was lost while it was written is not listed any more.
 ///
 /// # Errors
 /// [`Outcome::Failed`] when something was tried or fwupd itself fails; [`Outcome::Skipped`] and
 /// [`Outcome::NotApplicable`], with fwupd's own words, when it refused before it wrote anything.
-pub fn ended(component: &Component, installed: &Installed) -> Result<ExitMeaning, Outcome> {
+pub fn ended(
+    component: &Component,
+    installed: &Installed,
+    node: Option<&Inventory>,
+) -> Result<ExitMeaning, Outcome> {
     let history = installed.told.as_deref().map(listed);
     let last = installed.log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default().trim();
-    let has_entry = |history: &[Device], is: fn(&Device) -> bool| {
-        history.iter().any(|device| is_about(component, device) && is(device))
+    let its = |history: &[Device], is: &dyn Fn(&Device) -> bool| {
+        history.iter().any(|device| is_of(component, device, node) && is(device))
     };
+    // An entry is made before anything is written: one of this version, be it of an earlier try, and it is not said that
+    // nothing was.
+    let may_be_it = |device: &Device| may_be_of_version(component, device, node);
     match (installed.code, history) {
-        (Some(0), Some(Ok(history))) if has_entry(&history, waits) => Ok(ExitMeaning::RebootNeeded),
+        (Some(0), Some(Ok(history))) if its(&history, &|device| may_be_it(device) && waits(device)) => {
+            Ok(ExitMeaning::RebootNeeded)
+        }
         // Whether it is active now is seen by the version.
         (Some(0), _) => Ok(ExitMeaning::Done),
         (Some(NOTHING_TO_DO), _) => Ok(ExitMeaning::Current),
-        (Some(NOT_FOUND), _) => Err(Outcome::NotApplicable(format!("fwupd says: {last}"))),
-        // An entry is made before anything is written: one of this version, be it of an earlier try, and it is not said that
-        // nothing was.
-        (Some(_), Some(Ok(history))) if !has_entry(&history, |_| true) => {
+        // It also says so of a device that did not come back from its bootloader.
+        (Some(NOT_FOUND), Some(Ok(history))) if !its(&history, &|_| true) => {
+            Err(Outcome::NotApplicable(format!("fwupd says: {last}")))
+        }
+        (Some(code), Some(Ok(history))) if code != NOT_FOUND && !its(&history, &may_be_it) => {
             Err(Outcome::Skipped(format!("fwupd refuses it, and has written nothing: {last}")))
         }
         (Some(_), Some(Ok(_))) => Err(Outcome::Failed(format!("fwupd failed: {last}"))),
@@ -191,23 +250,36 @@ fn waits(device: &Device) -> bool {
     device.flags.iter().any(|flag| later.contains(&flag.as_str()))
 }
 
-/// A line of the history is of this component's device and version.
-fn is_about(component: &Component, device: &Device) -> bool {
-    let is_device = component
-        .rules
-        .fwupd_guid
-        .iter()
-        .any(|guid| device.guid.iter().any(|own| own.eq_ignore_ascii_case(guid)));
-    let is_version = |release: &Release| {
-        let version = release.version.as_deref().unwrap_or_default();
-        component.order_of(version).is_some_and(std::cmp::Ordering::is_eq)
+/// A line of the history is of one of this component's devices. It names a device by its id and one of its GUIDs only;
+/// so where the node's devices are not known, any line may be.
+fn is_of(component: &Component, device: &Device, node: Option<&Inventory>) -> bool {
+    let guids = &component.rules.fwupd_guid;
+    if guids.iter().any(|guid| device.guid.iter().any(|own| own.eq_ignore_ascii_case(guid))) {
+        return true;
+    }
+    let Some(node) = node.filter(|node| why_unknown(node).is_none()) else { return true };
+    node.fwupd.iter().any(|known| known.id == device.device_id && has_any(guids, known))
+}
+
+/// It is not of another version: what cannot be compared may be this one.
+fn may_be_of_version(component: &Component, device: &Device, node: Option<&Inventory>) -> bool {
+    let known = node.and_then(|node| node.fwupd.iter().find(|known| known.id == device.device_id));
+    let format = device.version_format.as_deref().or_else(|| known?.version_format.as_deref());
+    let is_other = |version: &str| {
+        let order = as_number(component, version, format).and_then(|version| component.order_of(&version));
+        order.is_some_and(std::cmp::Ordering::is_ne)
     };
-    is_device && device.releases.iter().any(is_version)
+    let mut versions = device.releases.iter().filter_map(|release| release.version.as_deref()).peekable();
+    versions.peek().is_none() || versions.any(|version| !is_other(version))
 }
 
 /// A version as fwupd writes it in this format: vendors also give the bare number that the device tells
 /// (fwupd's `fu_version_from_uint32`). None when it is no version of the format at all.
 pub fn version(text: &str, format: VersionFormat) -> Option<String> {
+    if let (VersionFormat::Mixed, Some(digits)) = (format, text.strip_prefix("0x")) {
+        // Beside it stand decimal numbers.
+        return u32::from_str_radix(digits, 16).ok().map(|number| number.to_string());
+    }
     if format.accepts(text) {
         return Some(text.to_owned());
     }
@@ -279,6 +351,88 @@ mod tests {
     }
 
     #[test]
+    fn of_twins_those_count_that_fwupd_updates() {
+        let one = |flags: &str, version: &str| {
+            format!("{{\"Guid\":[\"{GUID}\"],\"Name\":\"W\",\"Flags\":[{flags}],\"Version\":\"{version}\"}}")
+        };
+        let versions = |devices: &[String]| {
+            let mut node = Inventory::default();
+            found(&mut node, Ok(format!("{{\"Devices\":[{}]}}", devices.join(","))));
+            let told = versions(&[GUID.into()], &node).unwrap();
+            told.into_iter().filter_map(|(_, version)| version).collect::<Vec<_>>()
+        };
+        let (twin, updatable) = (one("\"internal\"", "1.0.0"), one("\"updatable\"", "1.2.3"));
+        assert_eq!(versions(&[twin.clone(), updatable]), ["1.2.3"]);
+        assert_eq!(versions(&[twin]), ["1.0.0"], "while a restart is waited for");
+    }
+
+    #[test]
+    fn a_bare_number_is_compared_in_the_devices_own_format() {
+        let mut component = component();
+        (component.version, component.version_format) = ("16909060".into(), VersionFormat::Mixed);
+        let read = |told: &str, format: &str| {
+            let mut node = Inventory::default();
+            let rest = format!(",\"Version\":\"{told}\",\"VersionFormat\":\"{format}\"");
+            found(&mut node, Ok(device("\"updatable\"", &rest)));
+            comparable(&component, told.into(), &node)
+        };
+        for (told, format) in [
+            ("1.2.3.4", "quad"),
+            ("1.2.772", "triplet"),
+            ("258.772", "pair"),
+            ("0x01020304", "hex"),
+            ("16909060", "number"),
+        ] {
+            assert_eq!(read(told, format), Ok(Some("16909060".into())), "{told}");
+        }
+        assert_eq!(read("1.2.3.3", "quad"), Ok(Some("16909059".into())));
+        for (told, format) in [("1.2.3.4", "bcd"), ("1.2.3", "quad"), ("256.0.0.0", "quad"), ("A", "quad")] {
+            assert!(read(told, format).unwrap_err().contains("bare number"), "{told} as {format}");
+        }
+        component.version = "1.2.3.4".into();
+        assert_eq!(comparable(&component, "1.2".into(), &Inventory::default()), Ok(Some("1.2".into())));
+    }
+
+    #[test]
+    fn a_failed_write_is_a_failure_where_the_history_does_not_say_otherwise() {
+        let mut node = Inventory::default();
+        found(&mut node, Ok(device("\"updatable\"", ",\"VersionFormat\":\"quad\"")));
+        let mut component = component();
+        let line = |id: &str, guid: &str, version: &str| {
+            format!(
+                "{{\"Devices\":[{{\"DeviceId\":\"{id}\",\"Guid\":[\"{guid}\"],\"Releases\":[{{\"Version\":\"{version}\"}}]}}]}}"
+            )
+        };
+        let ended = |component: &Component, code: i32, told: String, node: Option<&Inventory>| {
+            let (log, logs) = ("it went wrong\n".to_owned(), Vec::new());
+            let installed =
+                Installed { code: Some(code), signal: None, log, seconds: 1, told: Some(told), logs };
+            match ended(component, &installed, node).unwrap_err() {
+                Outcome::Failed(why) => {
+                    assert_eq!(why, "fwupd failed: it went wrong");
+                    "failed"
+                }
+                Outcome::Skipped(_) => "skipped",
+                Outcome::NotApplicable(_) => "not-applicable",
+                other => panic!("{other:?}"),
+            }
+        };
+        let other = "ddc0ee61-e7f0-4e7d-acc5-c070a398838e";
+        // It did not come back from its bootloader.
+        assert_eq!(ended(&component, 3, line("08d4", GUID, "1.2.4"), Some(&node)), "failed");
+        assert_eq!(ended(&component, 3, line("ffff", other, "1.2.4"), Some(&node)), "not-applicable");
+        // Known by its id where the history names another of its GUIDs, and not known where it was never listed.
+        assert_eq!(ended(&component, 1, line("08d4", other, "1.2.4"), Some(&node)), "failed");
+        assert_eq!(ended(&component, 1, line("ffff", other, "1.2.4"), Some(&node)), "skipped");
+        assert_eq!(ended(&component, 1, line("ffff", other, "1.2.4"), None), "failed");
+        // Versions that cannot be compared, or only in the device's format.
+        assert_eq!(ended(&component, 1, line("08d4", GUID, "one"), Some(&node)), "failed");
+        (component.version, component.version_format) = ("16909060".into(), VersionFormat::Mixed);
+        assert_eq!(ended(&component, 1, line("08d4", GUID, "1.2.3.4"), Some(&node)), "failed");
+        assert_eq!(ended(&component, 1, line("08d4", GUID, "1.2.3.3"), Some(&node)), "skipped");
+    }
+
+    #[test]
     fn an_end_means_what_fwupds_history_says_of_it() {
         let component = component();
         let ended = |code: i32, told: Option<String>| {
@@ -286,6 +440,7 @@ mod tests {
             ended(
                 &component,
                 &Installed { code: Some(code), signal: None, log, seconds: 1, told, logs: Vec::new() },
+                Some(&Inventory::default()),
             )
         };
         let history = |flags: &str, state: u32, version: &str| {
@@ -306,6 +461,7 @@ mod tests {
         assert_eq!(ended(2, None), Ok(ExitMeaning::Current));
         assert_eq!(ended(3, nothing()), Err(Outcome::NotApplicable("fwupd says: it does not fit".into())));
         let failed = |why: &str| Err(Outcome::Failed(why.into()));
+        assert_eq!(ended(3, None), failed("fwupd ended with exit code 3: it does not fit"));
         assert_eq!(ended(1, history("", 3, "1.2.4")), failed("fwupd failed: it does not fit"));
         let refused = "fwupd refuses it, and has written nothing: it does not fit";
         assert_eq!(ended(1, nothing()), Err(Outcome::Skipped(refused.into())));
@@ -320,6 +476,7 @@ mod tests {
             ("0x01020304", VersionFormat::Pair, "258.772"),
             ("1.2.3", VersionFormat::Triplet, "1.2.3"),
             ("7", VersionFormat::Number, "7"),
+            ("0x01020304", VersionFormat::Mixed, "16909060"),
         ] {
             assert_eq!(version(number, format).as_deref(), Some(written));
         }

@@ -25,7 +25,7 @@ const REQUESTS: &[&str] = &[
     r#"{"id":13,"request":{"abandon":{"sha256":"ZEROS"}}}"#,
     r#"{"id":14,"request":"fwupd"}"#,
     r#"{"id":15,"request":{"install":{"component":"cab","sha256":"ZEROS","how":{"fwupd":{"older":false,"reinstall":true}},"expected_s":60}}}"#,
-    r#"{"id":16,"request":{"install":{"component":"disk","sha256":"ZEROS","how":{"nvme":{"model":"M","version":"2","rewrite":false}},"expected_s":60}}}"#,
+    r#"{"id":16,"request":{"install":{"component":"disk","sha256":"ZEROS","how":{"nvme":{"model":"M","version":"2","disks":[{"serial":"S","revision":"1"}]}},"expected_s":60}}}"#,
     r#"{"id":17,"request":{"install":{"component":"bios","sha256":"ZEROS","how":{"command":["{payload}","-s"]},"expected_s":60,"logs":["/var/cpq/Component.log"]}}}"#,
 ];
 

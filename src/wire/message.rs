@@ -192,16 +192,23 @@ pub struct Nvme {
     pub model: String,
     /// The firmware revision that the payload brings.
     pub version: String,
-    /// Also where that is active already.
-    pub rewrite: bool,
+    /// The disks that may be written, each only as long as it has the revision that was planned with.
+    pub disks: Vec<NvmeDisk>,
+}
+
+/// One NVMe disk with its firmware, by Identify Controller.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NvmeDisk {
+    /// Its serial number.
+    pub serial: String,
+    /// The firmware revision that is active.
+    pub revision: String,
 }
 
 impl Nvme {
-    /// The code of [`Installed`]: the revision is active.
-    pub const DONE: i32 = 0;
-    /// It is active after a restart.
+    /// The code of [`Installed`]: the revision is active after a restart.
     pub const AFTER_RESTART: i32 = 1;
-    /// It was active already.
+    /// Nothing was to be written: it was active already, or no disk was as it was planned with.
     pub const CURRENT: i32 = 2;
     /// There is no disk of this model.
     pub const NONE: i32 = 3;

@@ -267,6 +267,33 @@ fn a_cancel_waits_for_what_fwupd_writes() {
     assert_eq!(difference(&before, &apart_from_fwupd(&lab, 1)), "");
 }
 
+/// Told to stop while it asks fwupd, an engine leaves nothing of it running.
+#[test]
+fn a_cancel_ends_a_question_to_fwupd_with_all_that_it_started() {
+    let lab = Lab::up(1);
+    configure(&lab, 1, "");
+    // The real one, held up: it is asked, and has not answered yet.
+    lab.on_node(
+        1,
+        "cp /bin/sleep /var/lib/held-fwupd && printf '#!/bin/sh\n/var/lib/held-fwupd 300\n' > /usr/bin/fwupdtool",
+    );
+    let cabinet = baseline(&lab, "cabinet", &shipped("1.2.4"));
+    let before = lab.snapshot(1);
+    let mut cancelled = false;
+    let fleet = lab.fleet(&[1], cabinet.to_str().unwrap(), "");
+    let done = deploy_watched(&lab, &fleet, |event| {
+        if !is(event, "inventory", "started") || std::mem::replace(&mut cancelled, true) {
+            return None;
+        }
+        let asked = || !lab.on_node(1, "pidof held-fwupd").is_empty();
+        crate::boot::until("the question to fwupd", Duration::from_secs(30), asked);
+        Some(Signal::SIGINT)
+    });
+    assert!(cancelled, "{}", done.all);
+    assert_eq!(lab.on_node(1, "pidof held-fwupd"), "", "{}", done.all);
+    assert_eq!(difference(&before, &lab.snapshot(1)), "");
+}
+
 #[test]
 fn a_flipped_byte_never_comes_to_fwupd() {
     let lab = Lab::up(1);

@@ -29,6 +29,8 @@ pub struct Command {
     pub cdw10: u32,
     /// Command dword 11.
     pub cdw11: u32,
+    /// How long it may take, milliseconds; 0 is the kernel's own bound. Past it the kernel resets the controller.
+    pub timeout_ms: u32,
 }
 
 /// Figure 138, opcodes for admin commands.
@@ -47,14 +49,17 @@ const SLOTS_BYTES: usize = 512;
 /// A unit of Identify Controller's FWUG, and what is sent at once where it gives none.
 const PIECE_BYTES: usize = 4096;
 
+/// Images are sent in whole dwords (5.12).
+const DWORD_BYTES: usize = 4;
+
 /// Seven slots at most (5.11).
 const SLOTS_MAX: u8 = 7;
 
-/// An activation can take long; the controller's own bound (MTFA) is below this.
-const TIMEOUT: Duration = Duration::from_secs(600);
+/// The least that a command which writes firmware is given.
+const FIRMWARE_MIN: Duration = Duration::from_secs(600);
 
-/// A commit with immediate activation would take longer than the controller promises.
-pub const MAXIMUM_TIME_VIOLATION: u16 = 0x112;
+/// What such a command is given beyond the time in which the controller processes nothing else (MTFA).
+const FIRMWARE_SLACK: Duration = Duration::from_secs(60);
 
 /// Status values of these commands: 4.2.3.1 (generic), 5.11 and 5.12 (command specific).
 pub fn words(status: u16) -> String {
@@ -65,7 +70,7 @@ pub fn words(status: u16) -> String {
         0x006 => "Internal Error",
         0x106 => "Invalid Firmware Slot",
         0x107 => "Invalid Firmware Image",
-        MAXIMUM_TIME_VIOLATION => "Firmware Activation Requires Maximum Time Violation",
+        0x112 => "Firmware Activation Requires Maximum Time Violation",
         0x113 => "Firmware Activation Prohibited",
         0x114 => "Overlapping Range",
         _ => "refused",
@@ -75,19 +80,23 @@ pub fn words(status: u16) -> String {
 
 /// What Identify Controller says, as far as firmware goes (5.17.2.1).
 pub struct Identity {
+    /// Serial number.
+    pub serial: String,
     /// Model number.
     pub model: String,
     /// Firmware revision that is active.
     pub revision: String,
     /// Whether it takes Firmware Image Download and Firmware Commit.
     pub takes_firmware: bool,
-    /// Whether an image can become active without a reset.
-    pub activates_without_reset: bool,
     /// How many slots it has.
     pub slots: u8,
     first_is_read_only: bool,
-    /// Bytes of a piece: pieces and their offsets are multiples of it.
+    /// Bytes of a piece, but for the last one.
     pub piece_bytes: usize,
+    /// What the length of a piece is a multiple of, the last one's too.
+    pub granularity: usize,
+    /// How long a command that writes firmware may take, milliseconds.
+    pub firmware_ms: u32,
 }
 
 impl Identity {
@@ -97,7 +106,7 @@ impl Identity {
     /// Why it does not tell, in words.
     pub fn ask(device: &mut dyn Admin) -> Result<Self, String> {
         let mut data = vec![0; IDENTIFY_BYTES];
-        let command = Command { opcode: IDENTIFY, nsid: 0, cdw10: 1, cdw11: 0 };
+        let command = Command { opcode: IDENTIFY, nsid: 0, cdw10: 1, cdw11: 0, timeout_ms: 0 };
         match device.send(command, &mut data) {
             Ok(0) => {}
             Ok(status) => return Err(format!("Identify Controller: {}", words(status))),
@@ -105,18 +114,24 @@ impl Identity {
         }
         let byte = |at: usize| data.get(at).copied().unwrap_or_default();
         let frmw = byte(260);
+        // Unit: 100 ms.
+        let mtfa = Duration::from_millis(100) * u32::from(u16::from_le_bytes([byte(270), byte(271)]));
+        let firmware = FIRMWARE_MIN.max(mtfa + FIRMWARE_SLACK);
+        let (piece_bytes, granularity) = match byte(319) {
+            // No information, and no restriction: whatever is sent more than the image may be refused with it.
+            0 | 0xff => (PIECE_BYTES, DWORD_BYTES),
+            units => (PIECE_BYTES * usize::from(units), PIECE_BYTES * usize::from(units)),
+        };
         Ok(Self {
+            serial: text(data.get(4..24)),
             model: text(data.get(24..64)),
             revision: text(data.get(64..72)),
             takes_firmware: byte(256) & 1 << 2 != 0,
-            activates_without_reset: frmw & 1 << 4 != 0,
             slots: (frmw >> 1 & 0b111).clamp(1, SLOTS_MAX),
             first_is_read_only: frmw & 1 != 0,
-            piece_bytes: match byte(319) {
-                // No information, and no restriction.
-                0 | 0xff => PIECE_BYTES,
-                units => PIECE_BYTES * usize::from(units),
-            },
+            piece_bytes,
+            granularity,
+            firmware_ms: u32::try_from(firmware.as_millis()).unwrap_or(u32::MAX),
         })
     }
 
@@ -145,7 +160,7 @@ impl Slots {
         let mut data = vec![0; SLOTS_BYTES];
         let dwords = u32::try_from(SLOTS_BYTES / 4).ok()?;
         let cdw10 = (dwords - 1) << 16 | 0x03;
-        let command = Command { opcode: GET_LOG_PAGE, nsid: u32::MAX, cdw10, cdw11: 0 };
+        let command = Command { opcode: GET_LOG_PAGE, nsid: u32::MAX, cdw10, cdw11: 0, timeout_ms: 0 };
         let status = device.send(command, &mut data).ok()?;
         let afi = *data.first()?;
         (status == 0 && afi & 0b111 != 0).then_some(Self {
@@ -217,7 +232,7 @@ impl Admin for Device {
             data_bytes: u32::try_from(data.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
             cdw10: command.cdw10,
             cdw11: command.cdw11,
-            timeout_ms: u32::try_from(TIMEOUT.as_millis()).unwrap_or(u32::MAX),
+            timeout_ms: command.timeout_ms,
             ..Passthrough::default()
         };
         // SAFETY: the request is the structure that this ioctl takes; its address and length are those of `data`, which

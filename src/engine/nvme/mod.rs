@@ -1,8 +1,8 @@
 //! Firmware of NVMe controllers, by the kernel's admin ioctl: no tool, and no vendor's program.
 //!
-//! NVM Express Base Specification 2.0. All controllers of a model are brought to one revision, one after the other. It must
-//! never write a controller of another model, nor reset one: a disk that is in use is reset by nobody but the restart
-//! of its node.
+//! NVM Express Base Specification 2.0. The disks of a model that were planned are brought to one revision, one after the
+//! other. It must never write any other, nor reset one: a disk that is in use is reset by nobody but the restart of its
+//! node.
 
 mod admin;
 mod update;
@@ -14,7 +14,7 @@ use super::log::Log;
 use super::session::{Done, Worker};
 use crate::wire::message::{Installed, Nvme};
 use admin::{Device, Identity};
-use update::{Ended, Job};
+use update::Ended;
 
 /// The controllers of the kernel.
 const CLASS: &str = "/sys/class/nvme";
@@ -25,7 +25,7 @@ pub fn revision(controller: &str) -> Option<String> {
     (!identity.revision.is_empty()).then_some(identity.revision)
 }
 
-/// Writes the image to every controller of the model; one that fails keeps the others from nothing.
+/// Writes the image to the planned disks of the model; one that fails keeps the others from nothing.
 pub fn install(what: &Nvme, image: &Path, worker: &Worker) -> Installed {
     let (began, mut log) = (Instant::now(), Log::new());
     let (mut worst, mut failed, mut told) = (None, None, None::<Instant>);
@@ -37,8 +37,7 @@ pub fn install(what: &Nvme, image: &Path, worker: &Worker) -> Installed {
                 worker.tell(Done::Installing { seconds: began.elapsed().as_secs(), line: log.last_line() });
             }
         };
-        let job = Job { model: &what.model, version: &what.version, rewrite: what.rewrite };
-        match update::update(&controller, &job, image, &mut tell) {
+        match update::update(&controller, what, image, &mut tell) {
             Ok(ended) => {
                 tell(ended.words().to_owned());
                 worst = worst.max(Some(ended));
@@ -52,8 +51,7 @@ pub fn install(what: &Nvme, image: &Path, worker: &Worker) -> Installed {
     let code = match (&failed, worst) {
         (Some(_), _) => Nvme::FAILED,
         (None, None) => Nvme::NONE,
-        (None, Some(Ended::WasThere)) => Nvme::CURRENT,
-        (None, Some(Ended::Active)) => Nvme::DONE,
+        (None, Some(Ended::WasThere | Ended::Left)) => Nvme::CURRENT,
         (None, Some(Ended::AfterRestart)) => Nvme::AFTER_RESTART,
     };
     // What failed stands last, where it is looked for.

@@ -40,7 +40,9 @@ pub fn read(source: &mut Source<'_>, trust: &Trust) -> Result<Package, FormatErr
     let mut package = Package::new(Format::LvfsCab, source.size(), Vec::new());
     let jcats = jcats(source, &mut cabinet)?;
     let mut reader = Reader { source, cabinet, jcats, trust };
-    let metainfos: Vec<Member> = reader.ending_in(".metainfo.xml").take(COMPONENTS_MAX).cloned().collect();
+    let metainfos: Vec<Member> = reader.ending_in(".metainfo.xml").cloned().collect();
+    // One that is not read would be installed with the others all the same, unseen.
+    within(reader.source, "the number of metainfo files", metainfos.len(), COMPONENTS_MAX)?;
     if metainfos.is_empty() {
         return Err(reader.source.error(None, Fault::Missing("a .metainfo.xml file".into())));
     }
@@ -50,9 +52,17 @@ pub fn read(source: &mut Source<'_>, trust: &Trust) -> Result<Package, FormatErr
     Ok(package)
 }
 
+fn within(source: &Source<'_>, what: &'static str, found: usize, limit: usize) -> Result<(), FormatError> {
+    if found <= limit {
+        return Ok(());
+    }
+    Err(source.error(None, Fault::Limit { what, found: found as u64, limit: limit as u64 }))
+}
+
 fn jcats(source: &mut Source<'_>, cabinet: &mut Cabinet) -> Result<Vec<Jcat>, FormatError> {
-    let files = cabinet.members.iter().filter(|member| member.name.ends_with(".jcat")).take(JCATS_MAX);
+    let files = cabinet.members.iter().filter(|member| member.name.ends_with(".jcat"));
     let files: Vec<Member> = files.cloned().collect();
+    within(source, "the number of jcat files", files.len(), JCATS_MAX)?;
     let mut jcats = Vec::new();
     for member in files {
         let bytes = cabinet.read(source, &member, PACKED_BYTES_MAX)?;

@@ -84,6 +84,11 @@ fn need(required: &Requirement, own: &[String], format: VersionFormat) -> Option
         exactly: None,
         not: Vec::new(),
     };
+    // Only the device says how a large bare number is written, and so only fwupd can compare it.
+    let is_number = version.strip_prefix("0x").unwrap_or(&version).bytes().all(|b| b.is_ascii_hexdigit());
+    if version_format == VersionFormat::Mixed && is_number && version.len() > 4 {
+        return None;
+    }
     let version = fwupd::version(&version, version_format)?;
     match compare {
         "ge" => need.at_least = Some(version),
@@ -146,6 +151,7 @@ mod tests {
         let requires = vec![
             required("firmware", None, "ge", "0x01000000", None),
             required("firmware", Some(other), "lt", "7", None),
+            required("firmware", Some(other), "ge", "16909060", None),
             required("firmware", None, "ge", "1.0.0.0", Some(1)),
             required("firmware", Some("bootloader"), "ge", "1", None),
             required("firmware", None, "regex", "1.*", None),

@@ -204,6 +204,22 @@ fn a_payload_that_is_not_the_announced_one_is_refused_with_both_digests() {
     );
 }
 
+/// fwupd would install the one too many with the others.
+#[test]
+fn a_cabinet_with_more_components_than_are_read_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let dir = directory.path();
+    Maker::new(dir).make("one.cab");
+    bash(
+        dir,
+        "for i in $(seq 65); do cp fw.metainfo.xml $i.metainfo.xml; done; \
+         gcab -c 64.cab $(seq -f %g.metainfo.xml 64) fw.bin; gcab -c 65.cab $(seq -f %g.metainfo.xml 65) fw.bin",
+    );
+    let why = refusal(&dir.join("65.cab"));
+    assert!(why.contains("the number of metainfo files is 65, the limit is 64"), "{why}");
+    assert_eq!(super::read(&dir.join("64.cab")).unwrap().components.len(), 64);
+}
+
 #[test]
 fn what_a_cabinet_lies_about_is_refused_with_file_and_byte() {
     let directory = tempfile::tempdir().unwrap();
