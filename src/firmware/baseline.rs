@@ -199,7 +199,7 @@ mod tests {
     /// Each requires the one after it, so only the last can be placed, then the one before it, and so on.
     #[test]
     fn the_longest_chain_that_fits_a_manifest_is_sorted_at_once() {
-        let count = 16_000;
+        let count = 13_000;
         let mut text = "id = \"b\"\nversion = \"1\"\ntitle = \"t\"\n".to_owned();
         for index in 0..count {
             let next = if index + 1 < count { format!("\"c{}\"", index + 1) } else { String::new() };
