@@ -13,7 +13,19 @@ use std::path::Path;
 /// # Errors
 /// Those of the file system; the old file is then untouched.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let directory = parent(path);
+    put(path, bytes, mode, File::sync_all)?;
+    File::open(parent(path))?.sync_all()
+}
+
+/// The same for what means nothing after a restart of the machine: either the old or the new whole, and no waiting for a disk.
+///
+/// # Errors
+/// Those of the file system; the old file is then untouched.
+pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    put(path, bytes, mode, |_| Ok(()))
+}
+
+fn put(path: &Path, bytes: &[u8], mode: u32, flush: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(format!(".{}.new", std::process::id()));
     let temporary = Path::new(&temporary);
@@ -23,13 +35,13 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
         .truncate(true)
         .mode(mode)
         .open(temporary)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| flush(&file)));
     #[expect(clippy::disallowed_methods, reason = "this is the durable rename")]
     let renamed = written.and_then(|()| std::fs::rename(temporary, path));
     if renamed.is_err() {
         let _ = std::fs::remove_file(temporary);
     }
-    renamed.and_then(|()| File::open(directory)?.sync_all())
+    renamed
 }
 
 /// Gives a finished file, written under `from` in the same file system, its name: whole, or not at all.

@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
+use super::certificates::CertificateError;
 use super::trust::TrustError;
 use crate::digest::Sha256;
 use crate::error::Hinted;
 use crate::firmware::baseline::{BaselineError, MANIFEST};
+use crate::firmware::formats::FormatError;
 use crate::firmware::signature::Distrust;
 
 /// Why a baseline cannot be had.
@@ -88,6 +90,15 @@ pub enum CacheError {
         #[source]
         source: std::io::Error,
     },
+    /// A cabinet is damaged, or not signed as the kept certificates ask.
+    #[error(transparent)]
+    Package(#[from] FormatError),
+    /// Which certificates cabinets must lead to is not known.
+    #[error("which certificates are kept is not known")]
+    Certificates(#[from] CertificateError),
+    /// What read the cache panicked.
+    #[error("BUG: reading the cache ended early")]
+    Broken,
     /// The binary's own cache is broken.
     #[error("BUG: the embedded payload {name} is broken")]
     Embedded {
@@ -111,11 +122,13 @@ impl Hinted for CacheError {
             Self::Manifest(error) => error.hint(),
             Self::Untrusted { source, .. } => Some(source.hint()),
             Self::Trust(error) => error.hint(),
+            Self::Package(error) => error.hint(),
+            Self::Certificates(error) => error.hint(),
             Self::Changed { .. } => Some(
                 "put the one back that it began with, or start a new deployment; nothing more is installed"
                     .into(),
             ),
-            Self::Embedded { .. } => None,
+            Self::Broken | Self::Embedded { .. } => None,
         }
     }
 }

@@ -110,7 +110,10 @@ impl Cache {
         let mut temporary = to.as_os_str().to_owned();
         temporary.push(format!(".{}.new", std::process::id()));
         let temporary = Path::new(&temporary);
-        let written = write(temporary, &manifest, &members);
+        // What is there under this name, a link perhaps, is not ours: it is neither followed nor removed.
+        let file = OpenOptions::new().write(true).create_new(true).open(temporary);
+        let file = file.map_err(|source| ExportError::Write { path: temporary.to_owned(), source })?;
+        let written = write(file, &manifest, &members);
         let published = written.and_then(|(file, bytes)| {
             durable::publish(&file, temporary, to)?;
             Ok(bytes)
@@ -152,8 +155,7 @@ impl Cache {
     }
 }
 
-fn write(path: &Path, manifest: &Manifest, members: &[Member]) -> io::Result<(File, u64)> {
-    let file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
+fn write(file: File, manifest: &Manifest, members: &[Member]) -> io::Result<(File, u64)> {
     let mut archive = Archive { file, bytes: 0 };
     let small = [(MANIFEST, Some(manifest.text.as_bytes())), (SIGNATURE, manifest.signature.as_deref())];
     let mut sums = String::new();

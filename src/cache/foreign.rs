@@ -72,6 +72,12 @@ pub enum ForeignError {
         /// The source.
         path: PathBuf,
     },
+    /// Makers sign packages their own ways, if at all, and a baseline of them has no signature.
+    #[error("{} is a package of a maker: nobody has signed what a baseline of it says", path.display())]
+    Unsigned {
+        /// The package.
+        path: PathBuf,
+    },
     /// There is no package.
     #[error("{} has no firmware package in it", path.display())]
     Nothing {
@@ -105,6 +111,9 @@ impl Hinted for ForeignError {
             Self::Format(error) => error.hint(),
             Self::Baseline { source, .. } => source.hint(),
             Self::Nameless { .. } => Some("give it one with --id".into()),
+            Self::Unsigned { .. } => Some(
+                "if you trust where it comes from, say so with --unsigned-ok; the baseline is shown as unsigned".into(),
+            ),
             Self::Nothing { .. } => {
                 Some("name a directory, a file or an image with firmware packages".into())
             }
@@ -189,8 +198,9 @@ impl Importer {
         let (built, superseded) =
             built.map_err(|source| ForeignError::Baseline { path: first.clone(), source })?;
         left_out.extend(superseded.into_iter().map(|one| format!("{}: {}", one.id, one.why)));
-        let built = self.already(&built)?.unwrap_or(built);
-        let imported = self.keep(built, &payloads, choice.version.is_some())?;
+        // A version that was asked for is there afterwards, whatever else is.
+        let there = if choice.version.is_some() { None } else { self.already(&built)? };
+        let imported = self.keep(there.unwrap_or(built), &payloads, &first, choice.version.is_some())?;
         Ok(Made { imported, left_out })
     }
 
@@ -211,6 +221,9 @@ impl Importer {
             Err(error @ FormatError { fault: Fault::Unknown, .. }) => return Ok(Err(chain(&error))),
             Err(error) => return Err(error.into()),
         };
+        if !self.takes_unsigned() {
+            return Err(ForeignError::Unsigned { path: found.path });
+        }
         // An archive that stands alone, or in a directory: what is in it for Linux is what travels.
         let plain =
             found.member.as_ref().map_or_else(|| found.path.clone(), |member| found.path.join(member));
@@ -257,13 +270,14 @@ impl Importer {
         &self,
         mut built: Baseline,
         payloads: &[Payload],
+        source: &Path,
         is_asked_for: bool,
     ) -> Result<ImportedBaseline, ForeignError> {
         let (id, first) = (built.id.to_string(), built.version.clone());
         for number in 2..VERSIONS_MAX {
             let manifest =
                 Manifest { text: manifest::write(&built), signature: None, baseline: built.clone() };
-            match self.made(manifest, payloads.to_vec(), UNSIGNED) {
+            match self.made(manifest, payloads.to_vec(), source, UNSIGNED) {
                 Err(ImportError::Conflict { .. }) if !is_asked_for => {
                     built.version = format!("{first}.{number}");
                 }

@@ -411,25 +411,23 @@ impl Importer {
         Ok(Entry { target, standing })
     }
 
-    /// A baseline that was made here, of payloads that are there: nobody has signed it, and whoever has it made vouches
-    /// for it.
+    /// A baseline that was made here, of payloads that are there: nobody has signed it, so it is admitted as any other
+    /// unsigned one.
     pub(super) fn made(
         &self,
         manifest: Manifest,
         payloads: Vec<Payload>,
+        place: &Path,
         why: &str,
     ) -> Result<ImportedBaseline, ImportError> {
-        let (id, version) = (manifest.baseline.id.to_string(), manifest.baseline.version.clone());
-        if !can_be_a_name(&version) {
-            return Err(ImportError::Version { id, version });
-        }
-        let target = self.store.manifest_path(&id, &version);
-        same_manifest(&target, &manifest)?;
-        self.publish(
-            manifest,
-            Entry { target, standing: Standing::Unsigned { why: why.to_owned() } },
-            payloads,
-        )
+        let entry = self.admit(&manifest, place)?;
+        let standing = Standing::Unsigned { why: why.to_owned() };
+        self.publish(manifest, Entry { standing, ..entry }, payloads)
+    }
+
+    /// Whether baselines are taken that nobody who is trusted has signed.
+    pub(super) fn takes_unsigned(&self) -> bool {
+        self.unsigned == Unsigned::Accept
     }
 
     /// Makes the baseline visible: its payloads are there. Of two that import the same version at once, the second finds

@@ -10,6 +10,7 @@ use super::import::{ImportedBaseline, Importer, Payload, Told};
 use super::manifest::Manifest;
 use super::packed::PackedFrames;
 use super::room::Room;
+use super::seek_table::CONTENT_BYTES_MAX;
 use crate::digest::{Hasher, Sha256};
 use crate::firmware::baseline::{MANIFEST, MANIFEST_BYTES_MAX};
 use crate::firmware::component::Component;
@@ -41,6 +42,9 @@ impl Importer {
         }
         let manifest = Manifest::parse(text, signature, &path.join(MANIFEST))?;
         let entry = self.admit(&manifest, path)?;
+        if let Some(large) = manifest.baseline.components.iter().find(|one| one.size > CONTENT_BYTES_MAX) {
+            return Err(ImportError::TooLarge { path: path.join(&large.payload) });
+        }
         let (mut payloads, mut names) = (Vec::new(), BTreeSet::new());
         for component in manifest.baseline.components.iter().filter(|one| names.insert(one.sha256)) {
             let name = object_name(component.sha256);
@@ -80,7 +84,7 @@ impl Importer {
             io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => damaged(&error.to_string()),
             _ => ImportError::Source { path: path.to_owned(), source: error },
         };
-        let mut frames = PackedFrames::new(&mut source).map_err(failed)?;
+        let mut frames = PackedFrames::new(&mut source, component.size).map_err(failed)?;
         let mut first = Vec::new();
         frames.next(&mut first).map_err(failed)?;
         if first.is_empty() {
@@ -178,5 +182,78 @@ impl Sums {
             None => Ok(()),
             Some((_, name)) => Err(reader.damaged(format!("{SUMS} names {name}, which is not here"))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+    use crate::cache::Store;
+    use crate::cache::container::{BLOCK, header, padding};
+    use crate::cache::seek_table::FRAME_BYTES;
+    use crate::error::explain;
+    use crate::firmware::signature::Unsigned;
+
+    /// Of frames of zeros, which unpack to 300 GB.
+    const MEMBER_BYTES: u64 = 16 * 1024 * 1024;
+
+    /// Gives the same bytes over and over, and knows how many it gave.
+    struct Endless<'a> {
+        frame: &'a [u8],
+        at: usize,
+        given: &'a mut u64,
+    }
+
+    impl Read for Endless<'_> {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            let read = (&self.frame[self.at..]).read(into)?;
+            self.at = (self.at + read) % self.frame.len();
+            *self.given += read as u64;
+            Ok(read)
+        }
+    }
+
+    /// A container whose only payload is announced with `size` bytes and goes on for ever. Why it was refused, and how many
+    /// packed bytes were read for that.
+    fn refuse(size: u64) -> (String, u64) {
+        let state = tempfile::tempdir().unwrap();
+        let manifest = format!(
+            "id = \"b\"\nversion = \"1\"\ntitle = \"t\"\n[[component]]\nid = \"one\"\ntitle = \"x\"\n\
+             version = \"1\"\nformat = \"plain\"\npayload = \"p\"\nsha256 = \"{:064}\"\nsize = {size}\n\
+             expected_s = 1\ninstall = {{ command = [\"true\"] }}\nread_back = {{ file = \"/x\" }}\n",
+            0
+        );
+        let object = object_name(format!("{:064}", 0).parse().unwrap());
+        let sums = format!("{}  {MANIFEST}\n{:064}  {object}\n", Sha256::of(manifest.as_bytes()), 0);
+        let mut begin = Vec::new();
+        for (name, text) in [(MANIFEST, &manifest), (SUMS, &sums)] {
+            begin.extend(header(name, text.len() as u64));
+            begin.extend(text.as_bytes());
+            begin.resize(begin.len() + usize::try_from(padding(text.len() as u64)).unwrap(), 0);
+        }
+        begin.extend(header(&object, MEMBER_BYTES));
+        assert_eq!(begin.len() % BLOCK, 0);
+        let frame = zstd::bulk::compress(&vec![0; FRAME_BYTES], 19).unwrap();
+        let mut given = 0;
+        let source = Cursor::new(begin).chain(Endless { frame: &frame, at: 0, given: &mut given });
+        let store = Store::at(state.path());
+        let importer = Importer::new(store.clone(), None).unwrap().telling(Unsigned::Accept);
+        let refused = importer.container(Path::new("hostile"), source, &mut |_, _, _| ()).unwrap_err();
+        assert!(store.baselines().unwrap().is_empty());
+        (explain(&refused), given)
+    }
+
+    #[test]
+    fn what_unpacks_to_more_than_announced_is_stopped_there() {
+        for size in [5, 2 * FRAME_BYTES as u64, 2 * FRAME_BYTES as u64 + 5] {
+            let (why, given) = refuse(size);
+            assert!(why.contains(&format!("unpacks to more than the {size} bytes")), "{why}");
+            assert!(given < MEMBER_BYTES / 4, "{given} bytes were read");
+        }
+        let (why, given) = refuse(CONTENT_BYTES_MAX + 1);
+        assert!(why.contains("has more than"), "{why}");
+        assert_eq!(given, 0);
     }
 }

@@ -40,6 +40,7 @@ pub mod trust;
 use std::path::{Path, PathBuf};
 
 use crate::digest::Sha256;
+use crate::error::explain;
 use crate::firmware::baseline::MANIFEST;
 use crate::firmware::signature::{Standing, Unsigned};
 use crate::firmware::version;
@@ -166,11 +167,16 @@ impl Cache {
     pub fn open(&self, name: &str, unsigned: Unsigned) -> Result<OpenBaseline, CacheError> {
         let (manifest, place) = self.find(name)?;
         let standing = self.standing(&manifest, &place, unsigned)?;
+        if let Some(store) = &self.store {
+            open::check_cabinets(store, &manifest.baseline, &place)?;
+        }
         open::open(self.store.as_ref(), manifest, &place, standing)
     }
 
     /// What [`Cache::open`] found under a name when it was this version with this manifest; newer ones do not count, and
-    /// another manifest under that name is refused. Whether it may be used is judged anew.
+    /// another manifest under that name is refused. The same one was let in when its deployment began, and that stands,
+    /// whatever became of the keys since: nodes whose installers run are not left alone for it. Where `began` is not
+    /// known, it is judged anew.
     ///
     /// # Errors
     /// [`CacheError`].
@@ -178,19 +184,32 @@ impl Cache {
         &self,
         name: &str,
         version: &str,
-        manifest: Option<Sha256>,
+        began: Option<(Sha256, Option<Standing>)>,
         unsigned: Unsigned,
     ) -> Result<OpenBaseline, CacheError> {
         let (id, _) = split_name(name);
         let is_known = self.all().iter().any(|(manifest, _)| manifest.baseline.id.as_str() == id);
         let exact = format!("{id}@{version}");
-        let opened = self.open(if is_known { &exact } else { name }, unsigned)?;
-        match manifest {
-            Some(expected) if expected != opened.manifest => {
-                Err(CacheError::Changed { name: name.to_owned(), expected, found: opened.manifest })
+        let (manifest, place) = self.find(if is_known { &exact } else { name })?;
+        let judged = self.standing(&manifest, &place, unsigned);
+        let standing = match began {
+            None => judged?,
+            Some((expected, standing)) => {
+                let found = manifest.sha256();
+                if expected != found {
+                    return Err(CacheError::Changed { name: name.to_owned(), expected, found });
+                }
+                judged.unwrap_or_else(|error| {
+                    let why = explain(&error);
+                    tracing::warn!(
+                        baseline = name,
+                        "it was let in when its deployment began, now it would not be: {why}"
+                    );
+                    standing.unwrap_or(Standing::Unsigned { why })
+                })
             }
-            _ => Ok(opened),
-        }
+        };
+        open::open(self.store.as_ref(), manifest, &place, standing)
     }
 
     fn find_other(&self, name: &str) -> Result<(Manifest, Place), CacheError> {

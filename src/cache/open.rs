@@ -5,9 +5,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::content::Content;
 use super::{CacheError, Manifest, Payloads, Place, Store, embedded};
 use crate::digest::Sha256;
 use crate::firmware::baseline::Baseline;
+use crate::firmware::component::Format;
+use crate::firmware::formats;
 use crate::firmware::signature::Standing;
 
 /// A baseline that can be installed.
@@ -37,6 +40,39 @@ pub(super) fn open(
         (Place::Directory(path), _) => of_directory(&baseline, path),
     }?;
     Ok(OpenBaseline { baseline: Arc::new(baseline), payloads, manifest: sha256, standing })
+}
+
+/// Cabinets must lead to the kept certificates, where there are some. Asked at each deployment: a directory has seen no
+/// import, and an import before the first certificate asked for no signature.
+pub(super) fn check_cabinets(store: &Store, baseline: &Baseline, place: &Place) -> Result<(), CacheError> {
+    let trust = store.certificates().trust()?;
+    if trust.is_empty() {
+        return Ok(());
+    }
+    for component in baseline.components.iter().filter(|one| one.format == Format::LvfsCab) {
+        let name = &component.payload;
+        match place {
+            // It is the program's own.
+            Place::Embedded => {}
+            Place::Directory(directory) => {
+                let path = directory.join(name);
+                let file = std::fs::File::open(&path);
+                let mut file = file.map_err(|source| CacheError::File { path: path.clone(), source })?;
+                formats::read_from(&path.display().to_string(), &mut file, &trust)?;
+            }
+            Place::Stored(_) => {
+                let missing = |source| CacheError::Missing {
+                    baseline: baseline.id.to_string(),
+                    component: component.id.to_string(),
+                    sha256: component.sha256,
+                    source,
+                };
+                let content = store.object(component.sha256).and_then(Content::new);
+                formats::read_from(name, &mut content.map_err(missing)?, &trust)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn of_binary(baseline: &Baseline) -> Result<Payloads, CacheError> {

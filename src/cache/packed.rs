@@ -1,7 +1,8 @@
 //! A packed payload as it comes in a stream: frame by frame, each unpacked and shown before it counts.
 //!
 //! The seek table stands at its end, so the frames are found by their own lengths, and the table is compared with what
-//! was found. Memory is two frames'. It must never let a frame through that the store could not serve.
+//! was found. Memory is two frames', and the table's. It must never let a frame through that the store could not serve, nor
+//! more content than was announced: zeros unpack to a thousand times what they take.
 
 use std::io::{self, Read};
 
@@ -18,18 +19,23 @@ pub struct PackedFrames<R> {
     /// Bytes of the current frame, at the window's beginning.
     frame: usize,
     table: SeekTable,
+    /// Most bytes of content.
+    max: u64,
     /// A frame came that was not full: there may be no other.
     last: bool,
     failed: bool,
 }
 
 impl<R: Read> PackedFrames<R> {
+    /// Of a source that has `max` bytes of content at most. Each frame but the last is full, so that bounds their number
+    /// too.
+    ///
     /// # Errors
     /// Out of memory.
-    pub fn new(source: R) -> io::Result<Self> {
+    pub fn new(source: R, max: u64) -> io::Result<Self> {
         let window = Vec::with_capacity(FRAME_PACKED_BYTES_MAX);
         let (unpacker, table) = (Decompressor::new()?, SeekTable::new());
-        Ok(Self { source, unpacker, window, frame: 0, table, last: false, failed: false })
+        Ok(Self { source, unpacker, window, frame: 0, table, max, last: false, failed: false })
     }
 
     /// The content of the next frame; empty when there is none any more.
@@ -95,6 +101,12 @@ impl<R: Read> PackedFrames<R> {
         if content.is_empty() || content.len() > FRAME_BYTES {
             return Err(damaged("a frame has an impossible content"));
         }
+        if self.table.content() + content.len() as u64 > self.max {
+            return Err(damaged(&format!(
+                "it unpacks to more than the {} bytes its manifest says",
+                self.max
+            )));
+        }
         self.last = content.len() < FRAME_BYTES;
         self.frame = length;
         self.table.push(length, content.len());
@@ -128,8 +140,8 @@ mod tests {
         bytes
     }
 
-    fn read(bytes: &[u8]) -> io::Result<(Vec<u8>, Tag)> {
-        let mut frames = PackedFrames::new(bytes)?;
+    fn read(bytes: &[u8], max: u64) -> io::Result<(Vec<u8>, Tag)> {
+        let mut frames = PackedFrames::new(bytes, max)?;
         let (mut content, mut all) = (Vec::new(), Vec::new());
         loop {
             frames.next(&mut content)?;
@@ -145,17 +157,19 @@ mod tests {
         for length in [1, FRAME_BYTES, 2 * FRAME_BYTES + 5] {
             let content: Vec<u8> = (0..length).map(|i| (i / 3 % 251) as u8).collect();
             let bytes = packed(&content);
-            assert!(read(&bytes).unwrap() == (content, [7; 16]));
+            let max = length as u64;
+            assert!(read(&bytes, max).unwrap() == (content, [7; 16]));
+            assert!(read(&bytes, max - 1).unwrap_err().to_string().contains("unpacks to more"));
             let frames = bytes.len() - 48;
             for at in (0..bytes.len()).step_by(1 + frames / 100) {
-                assert!(read(&bytes[..at]).is_err(), "cut to {at} of {}", bytes.len());
+                assert!(read(&bytes[..at], max).is_err(), "cut to {at} of {}", bytes.len());
             }
             let again = [&bytes[..], &[0]].concat();
-            assert!(read(&again).is_err());
+            assert!(read(&again, max).is_err());
             for at in (0..bytes.len()).rev().take(24) {
                 let mut damaged = bytes.clone();
                 damaged[at] ^= 1;
-                assert!(read(&damaged).is_err(), "byte {at}");
+                assert!(read(&damaged, max).is_err(), "byte {at}");
             }
         }
     }

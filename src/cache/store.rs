@@ -13,6 +13,7 @@ use std::sync::Arc;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::CacheError;
+use super::certificates::Certificates;
 use super::manifest::Manifest;
 use super::object::Object;
 use super::trust::Trust;
@@ -65,6 +66,11 @@ impl Store {
     /// The keys that the operator of this state directory trusts.
     pub fn trust(&self) -> Trust {
         Trust::at(self.root.parent().unwrap_or(Path::new("")))
+    }
+
+    /// The certificates that cabinets must lead to.
+    pub fn certificates(&self) -> Certificates {
+        Certificates::at(self.root.parent().unwrap_or(Path::new("")))
     }
 
     /// Whether the operator has accepted the manifest at `path`, with this digest, without a signature.

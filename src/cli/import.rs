@@ -72,8 +72,8 @@ fn import_sources(
     }
     match recognise(path) {
         Ok(found) => {
-            let one = |found: &Found| Ok(import_one(importer, path, found, json)?);
-            found.iter().map(one).collect()
+            let one = |found| Ok(import_one(importer, path, found, json)?);
+            found.into_iter().map(one).collect()
         }
         Err(error) => vec![Err(error.into())],
     }
@@ -121,27 +121,28 @@ fn follow(bar: &indicatif::ProgressBar) -> impl FnMut(&Path, u64, Option<u64>) +
 }
 
 /// Whether all of it was there already.
-fn import_one(importer: &Importer, path: &Path, found: &Found, json: bool) -> Result<bool, ImportError> {
+fn import_one(importer: &Importer, path: &Path, found: Found, json: bool) -> Result<bool, ImportError> {
     let bar = bar(json);
     let mut told = follow(&bar);
     match found {
         Found::Baseline(tree) => {
-            let imported = importer.baseline(tree, &mut told)?;
+            let imported = importer.baseline(&tree, &mut told)?;
             bar.finish_and_clear();
             Ok(tell_baseline(tree.root(), &imported, &[], json))
         }
         Found::Container(file) => {
-            let source = std::fs::File::open(file);
+            let source = std::fs::File::open(&file);
             let source = source.map_err(|source| ImportError::Source { path: file.clone(), source })?;
-            let imported = importer.container(file, source, &mut told)?;
+            let imported = importer.container(&file, source, &mut told)?;
             bar.finish_and_clear();
-            Ok(tell_baseline(file, &imported, &[], json))
+            Ok(tell_baseline(&file, &imported, &[], json))
         }
         Found::Payload(file) => {
-            let payload = importer.file(file, Expected::default(), &mut told)?;
+            let payload = importer.file(&file, Expected::default(), &mut told)?;
             bar.finish_and_clear();
             Ok(tell_payload(path, &payload, json))
         }
+        Found::Unreadable(path, source) => Err(ImportError::Source { path, source }),
     }
 }
 

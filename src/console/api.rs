@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::Console;
 use super::body;
 use super::problem::Problem;
-use crate::cache::{CacheError, Manifest};
+use crate::cache::{Cache, CacheError, Manifest};
 use crate::deploy::deployments::Intent;
 use crate::deploy::known::Listed;
 use crate::error::explain;
@@ -47,7 +47,7 @@ pub async fn start(
     };
     let fleet = Fleet::from_json(request)?;
     // A name that is no id could be a directory of the box, which is not the caller's to read.
-    let all = console.0.deployments.cache().all();
+    let all = console.0.deployments.with_cache(Cache::all).await?;
     let is_named = |manifest: &Manifest| {
         manifest.baseline.id.as_str() == fleet.baseline || manifest.name() == fleet.baseline
     };
@@ -131,8 +131,14 @@ struct ComponentShown<'a> {
 }
 
 /// `GET /api/v1/baselines`: what can be deployed, every version.
-pub async fn baselines(State(console): State<Console>) -> Response {
-    let cache = console.0.deployments.cache();
+///
+/// # Errors
+/// The cache cannot be read.
+pub async fn baselines(State(console): State<Console>) -> Result<Response, Problem> {
+    Ok(Json(console.0.deployments.with_cache(shown).await?).into_response())
+}
+
+fn shown(cache: &Cache) -> Value {
     let all = cache.all();
     let shown = all.iter().map(|(manifest, place)| BaselineShown {
         id: manifest.baseline.id.as_str(),
@@ -156,7 +162,7 @@ pub async fn baselines(State(console): State<Console>) -> Response {
             })
             .collect(),
     });
-    Json(json!({"baselines": shown.collect::<Vec<_>>()})).into_response()
+    json!({"baselines": shown.collect::<Vec<_>>()})
 }
 
 pub(super) fn parse(id: &str) -> Option<DeploymentId> {

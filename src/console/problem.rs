@@ -64,7 +64,9 @@ impl From<FleetError> for Problem {
 impl From<CacheError> for Problem {
     fn from(error: CacheError) -> Self {
         let status = match error {
-            CacheError::Unknown { .. } | CacheError::Untrusted { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            CacheError::Unknown { .. } | CacheError::Untrusted { .. } | CacheError::Package(_) => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::explained(status, &error)

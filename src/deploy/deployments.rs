@@ -146,6 +146,19 @@ impl Deployments {
         self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What reads manifests and judges signatures, beside the tasks that wait for nodes.
+    ///
+    /// # Errors
+    /// [`CacheError::Broken`].
+    pub async fn with_cache<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Cache) -> T + Send + 'static,
+    ) -> Result<T, CacheError> {
+        let cache = self.0.cache.clone();
+        let done = tokio::task::spawn_blocking(move || work(&cache)).await;
+        done.map_err(|_| CacheError::Broken)
+    }
+
     /// Begins a deployment. It goes on by itself.
     ///
     /// # Errors
@@ -162,7 +175,8 @@ impl Deployments {
     ) -> Result<DeploymentId, StartError> {
         let id = uuid::Uuid::now_v7().to_string();
         let deployment: DeploymentId = id.parse().map_err(|_| StartError::Store(StoreError::Closed))?;
-        let opened = self.0.cache.open(&fleet.baseline, fleet.options.unsigned)?;
+        let (name, unsigned) = (fleet.baseline.clone(), fleet.options.unsigned);
+        let opened = self.with_cache(move |cache| cache.open(&name, unsigned)).await??;
         let summary = Summary {
             deployment: deployment.clone(),
             retry_of,
@@ -184,9 +198,11 @@ impl Deployments {
     /// Goes on with a deployment of this box that has not ended, under its own id.
     pub(super) async fn go_on(&self, summary: Summary, fleet: Fleet) -> Result<DeploymentId, StartError> {
         // Not a newer version that was imported meanwhile.
-        let version = summary.baseline.split_once(' ').map_or("", |(_, version)| version);
-        let (name, unsigned) = (&fleet.baseline, fleet.options.unsigned);
-        let opened = self.0.cache.reopen(name, version, summary.manifest, unsigned)?;
+        let version = summary.baseline.split_once(' ').map_or("", |(_, version)| version).to_owned();
+        let (name, unsigned) = (fleet.baseline.clone(), fleet.options.unsigned);
+        let began = summary.manifest.map(|manifest| (manifest, summary.signature.clone()));
+        let reopen = move |cache: &Cache| cache.reopen(&name, &version, began, unsigned);
+        let opened = self.with_cache(reopen).await??;
         let cancels = self.0.store.cancels(&summary.deployment).await?;
         self.run(summary, fleet, opened, Intent::Install, cancels, Origin::Resumed).await
     }

@@ -166,6 +166,8 @@ impl Cycle<'_> {
         if let Err(error) = session.tell_users(&format!("{message} (in {} s).", delay.as_secs())).await {
             self.tell(State::Progress, Some(format!("logged-in users could not be told: {}", chain(&error))));
         }
+        // Nothing of ours waits on the node meanwhile.
+        session.rest().await;
         let end = Instant::now() + delay;
         while Instant::now() < end {
             let left = end - Instant::now();

@@ -270,6 +270,7 @@ impl Cycle<'_> {
         if ground.claim.as_ref().is_none_or(|claim| claim.deployment != run.deployment) {
             return Err(CycleError::EngineGone);
         }
+        self.session()?.rest().await;
         self.tell(State::Done, Some("the engine still runs".into()));
         let authority = Authority::from_kept(kept.keys)?;
         let mut address = self.session()?.peer_address();

@@ -1,6 +1,6 @@
 //! A payload from the box over HTTPS, resumed at the byte where it stopped. Memory does not grow with the payload.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
@@ -14,8 +14,11 @@ use super::session::{Done, Worker};
 use super::unpack::Unpacking;
 use crate::wire::message::{Failure, FailureKind, Fetch, Probe};
 
-/// Bytes read at once.
+/// Bytes written and hashed at once, if so many are there.
 const CHUNK_BYTES: usize = 128 * 1024;
+
+/// Bytes taken from the kernel at once: the TLS library asks for 4 KiB at a time, which would be a system call each.
+const SOCKET_BYTES: usize = 64 * 1024;
 
 /// Bytes of a response's head.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -33,7 +36,33 @@ const ATTEMPTS_MAX: u32 = 4;
 /// Between two notices.
 const NOTICE_EVERY: Duration = Duration::from_millis(250);
 
-type Connection = StreamOwned<ClientConnection, TcpStream>;
+/// A TCP connection that is read in large pieces.
+struct Socket(BufReader<TcpStream>);
+
+impl Socket {
+    /// Whether bytes are there that the kernel need not be asked for.
+    fn holds_more(&self) -> bool {
+        !self.0.buffer().is_empty()
+    }
+}
+
+impl io::Read for Socket {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl io::Write for Socket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.get_mut().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.get_mut().flush()
+    }
+}
+
+type Connection = StreamOwned<ClientConnection, Socket>;
 
 /// Why an attempt ended.
 enum Broken {
@@ -93,7 +122,7 @@ fn attempt(
     worker: &Worker,
 ) -> Result<(), Broken> {
     let (mut connection, first) = request(job, tls, partial.done(), packed)?;
-    connection.sock.set_read_timeout(Some(LOOK_EVERY))?;
+    connection.sock.0.get_ref().set_read_timeout(Some(LOOK_EVERY))?;
     let mut take = |bytes: &[u8], partial: &mut Partial| {
         let taken = match packed {
             Some(packed) => packed.write(bytes, partial),
@@ -109,7 +138,7 @@ fn attempt(
             noticed = Instant::now();
             worker.tell(Done::Progress(job.sha256, partial.done()));
         }
-        match connection.read(&mut chunk) {
+        match fill(&mut connection, &mut chunk) {
             Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
             Ok(n) => {
                 heard = Instant::now();
@@ -120,6 +149,19 @@ fn attempt(
         }
     }
     Ok(())
+}
+
+/// Reads what there is, as far as it fits. Waits for the first byte, and for the rest of a TLS record that has begun to
+/// arrive, each at most [`LOOK_EVERY`]. An error after the first byte comes again with the next call.
+fn fill(connection: &mut Connection, chunk: &mut [u8]) -> io::Result<usize> {
+    let mut filled = connection.read(chunk)?;
+    while filled > 0 && connection.sock.holds_more() {
+        match chunk.get_mut(filled..).map(|rest| connection.read(rest)) {
+            Some(Ok(n @ 1..)) => filled += n,
+            _ => break,
+        }
+    }
+    Ok(filled)
 }
 
 /// Waits, but not longer than until it should stop.
@@ -143,7 +185,8 @@ fn connect(address: &str, port: u16, name: &str, tls: &Arc<ClientConfig>) -> io:
     stream.set_read_timeout(Some(SILENCE_MAX))?;
     stream.set_write_timeout(Some(SILENCE_MAX))?;
     let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
-    Ok(StreamOwned::new(ClientConnection::new(tls.clone(), name).map_err(io::Error::other)?, stream))
+    let socket = Socket(BufReader::with_capacity(SOCKET_BYTES, stream));
+    Ok(StreamOwned::new(ClientConnection::new(tls.clone(), name).map_err(io::Error::other)?, socket))
 }
 
 /// Sends the request; returns the connection and the first bytes of the body. A payload is asked for packed from its

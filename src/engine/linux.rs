@@ -1,13 +1,14 @@
 //! What is particular to Linux: leaving the terminal, process start time, the listening socket, free room.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6, TcpListener};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn6, sockopt};
 use nix::unistd::{ForkResult, dup2_stderr, dup2_stdin, dup2_stdout, fork, pipe, setsid};
 
 use crate::paths::ENGINE_PORT_TRIES;
@@ -99,7 +100,7 @@ pub fn start_time_of(pid: u32) -> io::Result<u64> {
 pub fn listen(first: u16) -> io::Result<(TcpListener, u16)> {
     let mut last = io::Error::from(io::ErrorKind::AddrInUse);
     for port in first..first.saturating_add(ENGINE_PORT_TRIES) {
-        let bound = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).or_else(|error| match error.kind() {
+        let bound = listen_on_both(port).or_else(|error| match error.kind() {
             io::ErrorKind::AddrInUse => Err(error),
             // A node without IPv6.
             _ => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)),
@@ -110,6 +111,18 @@ pub fn listen(first: u16) -> io::Result<(TcpListener, u16)> {
         }
     }
     Err(last)
+}
+
+/// One socket for both families, whatever the node's `net.ipv6.bindv6only` is: ipv6(7).
+fn listen_on_both(port: u16) -> io::Result<TcpListener> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = socket::socket(AddressFamily::Inet6, SockType::Stream, flags, SockProtocol::Tcp)?;
+    socket::setsockopt(&socket, sockopt::Ipv6V6Only, &false)?;
+    socket::setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    let address = SockaddrIn6::from(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0));
+    socket::bind(socket.as_raw_fd(), &address)?;
+    socket::listen(&socket, socket::Backlog::new(128)?)?;
+    Ok(socket.into())
 }
 
 /// Listens on a socket that only root may open; none where the file system has no sockets.

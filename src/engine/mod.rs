@@ -104,7 +104,7 @@ fn stay(
     let start_time = linux::start_time_of(pid)?;
     // Before anything else: this is how the box finds and stops the engine, whatever happens next.
     let pid_file = directory.join(crate::paths::ENGINE_PID_FILE);
-    crate::durable::write(&pid_file, format!("{pid} {start_time}\n").as_bytes(), 0o600)?;
+    crate::durable::replace(&pid_file, format!("{pid} {start_time}\n").as_bytes(), 0o600)?;
     let held = claim::claim(&Claim {
         protocol: PROTOCOL,
         deployment: config.deployment.clone(),

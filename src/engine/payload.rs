@@ -192,6 +192,8 @@ pub struct Coming {
     pub pieces: Option<SyncSender<Vec<u8>>>,
     /// What is to follow when it has ended.
     then: Option<(Asker, Job)>,
+    /// Who gave it up, and is answered when it has ended, whatever follows.
+    abandoned: Vec<Asker>,
     done: u64,
     total: u64,
     since: Instant,
@@ -206,6 +208,15 @@ enum Payload {
 /// All payloads of this engine.
 #[derive(Default)]
 pub struct Payloads(HashMap<Sha256, Payload>);
+
+/// What a transfer's end brings.
+#[derive(Default)]
+pub struct After {
+    /// Whom to answer what.
+    pub answers: Vec<(Asker, Reply)>,
+    /// What is to be begun.
+    pub next: Option<(Asker, Job)>,
+}
 
 /// What is to be done for one who asks for a payload.
 pub enum Next {
@@ -224,7 +235,8 @@ impl Payloads {
         match self.0.get_mut(&sha256) {
             Some(Payload::Here(arrived)) => return (Next::Answer(arrived.reply()), None),
             Some(Payload::Coming(coming)) => {
-                if let (Job::Fetch(_), None) = (&job, &coming.pieces) {
+                let goes_on = !coming.stop.load(Ordering::Relaxed);
+                if let (Job::Fetch(_), None, true) = (&job, &coming.pieces, goes_on) {
                     coming.asker = asker;
                 } else {
                     coming.stop();
@@ -249,7 +261,8 @@ impl Payloads {
         stop: Arc<AtomicBool>,
         pieces: Option<SyncSender<Vec<u8>>>,
     ) {
-        let coming = Coming { asker, stop, pieces, then: None, done: 0, total, since: Instant::now() };
+        let (then, abandoned, since) = (None, Vec::new(), Instant::now());
+        let coming = Coming { asker, stop, pieces, then, abandoned, done: 0, total, since };
         self.0.insert(sha256, Payload::Coming(coming));
     }
 
@@ -264,27 +277,26 @@ impl Payloads {
         Some((coming.asker, notice))
     }
 
-    /// A transfer has ended: whom to answer what, or what follows.
-    pub fn ended(&mut self, sha256: Sha256, ended: Ended) -> Result<(Asker, Reply), Option<(Asker, Job)>> {
-        let Some(Payload::Coming(coming)) = self.0.remove(&sha256) else { return Err(None) };
-        let reply = match ended {
-            Ok(arrived) => {
+    /// A transfer has ended: whom to answer what, and what follows.
+    pub fn ended(&mut self, sha256: Sha256, ended: Ended) -> After {
+        let Some(Payload::Coming(coming)) = self.0.remove(&sha256) else { return After::default() };
+        let (reply, asker, next) = match (ended, coming.then) {
+            (Ok(arrived), then) => {
                 let reply = arrived.reply();
                 self.0.insert(sha256, Payload::Here(arrived));
-                let asker = coming.then.map_or(coming.asker, |(asker, _)| asker);
-                return Ok((asker, reply));
+                (reply, Some(then.map_or(coming.asker, |(asker, _)| asker)), None)
             }
-            Err(stopped) => {
+            (Err(stopped), then) => {
                 if let Some(partial) = stopped.partial {
                     self.0.insert(sha256, Payload::Stopped(partial));
                 }
-                Reply::Failed(stopped.failure)
+                (Reply::Failed(stopped.failure), then.is_none().then_some(coming.asker), then)
             }
         };
-        match coming.then {
-            Some(then) => Err(Some(then)),
-            None => Ok((coming.asker, reply)),
-        }
+        let mut askers = coming.abandoned;
+        askers.extend(asker.filter(|asker| !askers.contains(asker)));
+        let answers = askers.into_iter().map(|asker| (asker, reply.clone())).collect();
+        After { answers, next }
     }
 
     /// A piece from the box; false when it sent more than it may. A piece nobody waits for any more is left out.
@@ -313,8 +325,9 @@ impl Payloads {
     /// A transfer ends where it is, and none follows it.
     pub fn abandon(&mut self, sha256: Sha256) {
         if let Some(Payload::Coming(coming)) = self.0.get_mut(&sha256) {
-            if let Some((asker, _)) = coming.then.take() {
-                coming.asker = asker;
+            let asker = coming.then.take().map_or(coming.asker, |(asker, _)| asker);
+            if !coming.abandoned.contains(&asker) {
+                coming.abandoned.push(asker);
             }
             coming.stop();
         }
@@ -362,5 +375,63 @@ impl Coming {
         if self.pieces.is_some() {
             self.pieces = Some(std::sync::mpsc::sync_channel(0).0);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fetch(sha256: Sha256) -> Job {
+        let (server_name, path) = (heapless::String::new(), heapless::String::new());
+        Job::Fetch(Box::new(Fetch { sha256, size: 9, address: String::new(), port: 1, server_name, path }))
+    }
+
+    fn stopped(sha256: Sha256, directory: &Path) -> Ended {
+        let partial = Partial::take_up(None, directory, sha256, 9).unwrap();
+        Err(Stopped::at(partial, FailureKind::Cancelled, "the transfer was stopped"))
+    }
+
+    /// Under way for the first who asks.
+    fn begun(sha256: Sha256) -> Payloads {
+        let mut payloads = Payloads::default();
+        assert!(matches!(payloads.ask((1, 1), fetch(sha256)), (Next::Begin(None), Some(_))));
+        payloads.begun((1, 1), (sha256, 9), Arc::default(), None);
+        payloads
+    }
+
+    #[test]
+    fn who_gives_up_is_told_so_and_who_asks_next_is_served() {
+        let (sha256, directory) = (Sha256::of(b"any"), tempfile::tempdir().unwrap());
+        let mut payloads = begun(sha256);
+        payloads.abandon(sha256);
+        assert!(matches!(payloads.ask((1, 2), fetch(sha256)), (Next::Wait, None)));
+        let after = payloads.ended(sha256, stopped(sha256, directory.path()));
+        assert!(matches!(after.answers.as_slice(), [((1, 1), Reply::Failed(_))]), "{:?}", after.answers);
+        let Some((asker, job)) = after.next else { panic!("nobody is served") };
+        assert_eq!(asker, (1, 2));
+        assert!(matches!(payloads.ask(asker, job), (Next::Begin(Some(_)), Some(_))), "it goes on");
+    }
+
+    #[test]
+    fn all_who_give_up_are_told_so_once() {
+        let (sha256, directory) = (Sha256::of(b"any"), tempfile::tempdir().unwrap());
+        let mut payloads = begun(sha256);
+        payloads.abandon(sha256);
+        payloads.ask((1, 2), fetch(sha256));
+        payloads.abandon(sha256);
+        payloads.abandon(sha256);
+        let after = payloads.ended(sha256, stopped(sha256, directory.path()));
+        let askers: Vec<Asker> = after.answers.iter().map(|(asker, _)| *asker).collect();
+        assert_eq!((askers, after.next.is_none()), (vec![(1, 2), (1, 1)], true));
+    }
+
+    #[test]
+    fn who_asks_again_for_what_comes_is_answered_by_it() {
+        let (sha256, directory) = (Sha256::of(b"any"), tempfile::tempdir().unwrap());
+        let mut payloads = begun(sha256);
+        assert!(matches!(payloads.ask((2, 1), fetch(sha256)), (Next::Wait, None)));
+        let after = payloads.ended(sha256, stopped(sha256, directory.path()));
+        assert!(matches!(after.answers.as_slice(), [((2, 1), Reply::Failed(_))]) && after.next.is_none());
     }
 }

@@ -449,14 +449,20 @@ impl Engine {
             }
             Done::Answer(asker, reply) => self.reply(asker, reply),
             Done::Installed(result) => self.has_installed(result),
-            Done::Payload(sha256, ended) => match self.payloads.ended(sha256, ended) {
-                Ok((asker, Reply::Failed(_))) if self.cancelled => {
-                    self.refuse(asker, FailureKind::Cancelled, "cancelled");
+            Done::Payload(sha256, ended) => {
+                let payload::After { answers, next } = self.payloads.ended(sha256, ended);
+                for (asker, reply) in answers {
+                    match reply {
+                        Reply::Failed(_) if self.cancelled => {
+                            self.refuse(asker, FailureKind::Cancelled, "cancelled");
+                        }
+                        reply => self.reply(asker, reply),
+                    }
                 }
-                Ok((asker, reply)) => self.reply(asker, reply),
-                Err(Some((asker, job))) => self.bring(asker, job),
-                Err(None) => {}
-            },
+                if let Some((asker, job)) = next {
+                    self.bring(asker, job);
+                }
+            }
         }
         self.answer_idle();
     }

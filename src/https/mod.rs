@@ -40,6 +40,10 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// The same for the head of a request.
 const HEADER_MAX: Duration = Duration::from_secs(10);
 
+/// Bytes of a response that wait to be sent, or of a request's head: one chunk of a payload. The library's own bound is
+/// 400 KiB, which with 64 nodes would be the most of what the box needs.
+const BUFFER_BYTES_MAX: usize = 64 * 1024;
+
 /// Pause after an accept that failed for want of descriptors, until connections have ended.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -229,7 +233,11 @@ fn bind(port: u16) -> io::Result<TcpListener> {
         socket.listen(1024)
     };
     match tokio::net::TcpSocket::new_v6() {
-        Ok(socket) => listen(socket, (Ipv6Addr::UNSPECIFIED, port).into()),
+        Ok(socket) => {
+            // Whatever `net.ipv6.bindv6only` is here, ipv6(7).
+            nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Ipv6V6Only, &false)?;
+            listen(socket, (Ipv6Addr::UNSPECIFIED, port).into())
+        }
         Err(_) => listen(tokio::net::TcpSocket::new_v4()?, (Ipv4Addr::UNSPECIFIED, port).into()),
     }
 }
@@ -257,7 +265,7 @@ async fn connection(
         request.map(|incoming| Body::new(body::Timed::new(incoming)))
     }));
     let mut http = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-    http.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_MAX);
+    http.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_MAX).max_buf_size(BUFFER_BYTES_MAX);
     http.http2().timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(20)));
     let serving = http.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(serving);

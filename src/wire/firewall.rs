@@ -102,6 +102,15 @@ pub fn firewalld_priority(deployment: &DeploymentId) -> i16 {
     i16::from_be_bytes([first | 0x80, second])
 }
 
+/// What a look at the node's rules has shown of this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// It is not there.
+    Absent,
+    /// Nothing: it may be there already.
+    Nothing,
+}
+
 /// The rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleSpec {
@@ -116,48 +125,60 @@ pub struct RuleSpec {
 }
 
 impl RuleSpec {
-    /// Shell that adds the rule in front of all others, unless it is there already. No value in it needs quoting:
-    /// each is an id, a number, an address or a [`NodeName`].
-    pub fn open_script(&self) -> String {
-        match &self.tool {
-            FirewallTool::Iptables { program, .. } => {
+    /// Shell that adds the rule in front of all others, unless it is there already: a second one would stay when one is
+    /// taken back. No value in it needs quoting: each is an id, a number, an address or a [`NodeName`].
+    pub fn open_script(&self, known: Known) -> String {
+        match (&self.tool, known) {
+            (FirewallTool::Iptables { program, .. }, Known::Absent) => {
+                format!("{program} -w 5 -I INPUT 1 {}", self.iptables_matches())
+            }
+            (FirewallTool::Iptables { program, .. }, Known::Nothing) => {
                 let matches = self.iptables_matches();
+                // Only 1 says that it is not there; a locked or unreadable table says something else, and nothing is added.
                 format!(
-                    "{program} -w 5 -C INPUT {matches} 2>/dev/null || {program} -w 5 -I INPUT 1 {matches}"
+                    "said=$({program} -w 5 -C INPUT {matches} 2>&1)\n\
+                     case $? in 0) ;; 1) {program} -w 5 -I INPUT 1 {matches} ;; *) echo $said; exit 1 ;; esac"
                 )
             }
-            FirewallTool::Nft { family, table, chain } => {
+            (FirewallTool::Nft { family, table, chain }, known) => {
                 let place = format!("{} {table} {chain}", family.name());
-                format!(
-                    "nft list chain {place} | grep -qF \"{}\" || nft insert rule {place} {} saddr {} tcp dport {} \
-                     accept comment \"\\\"carena:{}\\\"\"",
-                    self.nft_tail(),
+                let add = format!(
+                    "nft insert rule {place} {} saddr {} tcp dport {} accept comment \"\\\"carena:{}\\\"\"",
                     if self.from.is_ipv4() { "ip" } else { "ip6" },
                     self.from,
                     self.port,
                     self.deployment
-                )
+                );
+                match known {
+                    Known::Absent => add,
+                    Known::Nothing => format!(
+                        "rules=$(nft list chain {place} 2>&1) || {{ echo $rules; exit 1; }}\n\
+                         case $rules in *\"{}\"*) ;; *) {add} ;; esac",
+                        self.nft_tail()
+                    ),
+                }
             }
-            FirewallTool::Firewalld { zone, .. } => format!(
+            (FirewallTool::Firewalld { zone, .. }, _) => format!(
                 "firewall-cmd --zone={zone} --timeout={FIREWALLD_TIMEOUT_S} --add-rich-rule=\"{}\" >/dev/null",
                 self.rich_rule()
             ),
         }
     }
 
-    /// Shell that removes the rule and no other; exits with [`ALREADY_CLOSED`] when it was gone (the node was
-    /// rebooted, its firewall reloaded), and otherwise says why it could not.
+    /// Shell that removes the rule and no other. Its code is 0, [`ALREADY_CLOSED`] when it was gone (the node was rebooted,
+    /// its firewall reloaded), or another one; then `$why` says why it could not.
     pub fn close_script(&self) -> String {
-        match &self.tool {
+        let body = match &self.tool {
             FirewallTool::Iptables { program, flavour } => self.close_iptables(program, *flavour),
             FirewallTool::Nft { family, table, chain } => self.close_nft(family.name(), table, chain),
             FirewallTool::Firewalld { zone, .. } => format!(
-                "said=$(firewall-cmd --zone={zone} --remove-rich-rule=\"{}\" 2>&1)\ncode=$?\n\
-                 case $said in *NOT_ENABLED*|*INVALID_ZONE*) exit {ALREADY_CLOSED} ;; esac\n\
-                 case $code in 0) exit 0 ;; 252) exit {ALREADY_CLOSED} ;; *) echo $said; exit 1 ;; esac",
+                "why=$(firewall-cmd --zone={zone} --remove-rich-rule=\"{}\" 2>&1)\ncode=$?\n\
+                 case $why in *NOT_ENABLED*|*INVALID_ZONE*) return {ALREADY_CLOSED} ;; esac\n\
+                 case $code in 0) return 0 ;; 252) return {ALREADY_CLOSED} ;; *) return 1 ;; esac",
                 self.rich_rule()
             ),
-        }
+        };
+        format!("close_rule() {{\n{body}\n}}\nclose_rule")
     }
 
     /// A look at a table that is not loaded would load it: after a reboot there may be none.
@@ -165,15 +186,15 @@ impl RuleSpec {
         let names = if self.from.is_ipv4() { "ip_tables_names" } else { "ip6_tables_names" };
         let guard = match flavour {
             Flavour::Nft => String::new(),
-            Flavour::Legacy => format!("grep -qsx filter /proc/net/{names} || exit {ALREADY_CLOSED}\n"),
+            Flavour::Legacy => format!("grep -qsx filter /proc/net/{names} || return {ALREADY_CLOSED}\n"),
         };
         let matches = self.iptables_matches();
         // Opening never doubles a rule, so one is all there is. A deletion that fails has deleted nothing, or there was
         // nothing: only a second look tells.
         format!(
-            "{guard}said=$({program} -w 5 -D INPUT {matches} 2>&1) && exit 0\n\
+            "{guard}why=$({program} -w 5 -D INPUT {matches} 2>&1) && return 0\n\
              {program} -w 5 -C INPUT {matches} 2>/dev/null\n\
-             case $? in 1) exit {ALREADY_CLOSED} ;; *) echo $said; exit 1 ;; esac"
+             case $? in 1) return {ALREADY_CLOSED} ;; *) return 1 ;; esac"
         )
     }
 
@@ -181,13 +202,12 @@ impl RuleSpec {
         let place = format!("{family} {table} {chain}");
         format!(
             "rules=$(nft -a list chain {place} 2>&1) || case $rules in\n\
-             *\"No such file\"*) exit {ALREADY_CLOSED} ;;\n\
-             *) echo $rules; exit 1 ;;\n\
+             *\"No such file\"*) return {ALREADY_CLOSED} ;;\n\
+             *) why=$rules; return 1 ;;\n\
              esac\n\
              handles=$(echo \"$rules\" | grep -F \"{}\" | sed \"s/.*# handle //\")\n\
-             [ \"$handles\" ] || exit {ALREADY_CLOSED}\n\
-             for handle in $handles; do nft delete rule {place} handle $handle || exit 1; done\n\
-             exit 0",
+             [ \"$handles\" ] || return {ALREADY_CLOSED}\n\
+             for handle in $handles; do why=$(nft delete rule {place} handle $handle 2>&1) || return 1; done",
             self.nft_tail()
         )
     }

@@ -259,7 +259,7 @@ pub enum Reply {
     Version(Option<String>),
     /// To `Fetch` and `Push`: the payload is there and verified.
     Fetched {
-        /// Bytes that came over the network for it.
+        /// Its size, as it is there: unpacked, however it came.
         bytes: u64,
         /// How often the transfer was taken up again where it had stopped.
         resumes: u32,

@@ -277,7 +277,7 @@ fn a_flipped_byte_never_comes_to_fwupd() {
     cabinet[middle] ^= 1;
     std::fs::write(directory.join("webcam.cab"), cabinet).unwrap();
     let before = lab.snapshot(1);
-    let imported = run(&mut lab.carena(&["cache", "import", directory.to_str().unwrap()]));
+    let imported = run(&mut lab.carena(&["cache", "import", "--unsigned-ok", directory.to_str().unwrap()]));
     assert_eq!(imported.exit, 254, "{}", imported.all);
     assert!(imported.all.contains("webcam.cab") && imported.all.contains("SHA-256"), "{}", imported.all);
     // Used as it is, without an import, it is the engine that refuses it.
@@ -295,7 +295,7 @@ fn a_cabinet_without_a_trusted_signature_is_not_imported() {
     let lab = Lab::up(1);
     let good = baseline(&lab, "good", &shipped("1.2.4"));
     let import = |path: &Path, trust: &[&str]| {
-        run(lab.carena(&["cache", "import", path.to_str().unwrap(), "--json"]).args(trust))
+        run(lab.carena(&["cache", "import", "--unsigned-ok", path.to_str().unwrap(), "--json"]).args(trust))
     };
     // Debian's cabinets are signed by a certificate that LVFS's own vouches for.
     let trusted = ["--trust", "/etc/pki/fwupd/LVFS-CA.pem"];
@@ -312,6 +312,10 @@ fn a_cabinet_without_a_trusted_signature_is_not_imported() {
     assert!(std::process::Command::new("bash").args(["-c", &swapped]).status().unwrap().success());
     let swapped = std::fs::read(lab.dir().join("swapped.cab")).unwrap();
     let swapped = baseline(&lab, "swapped", &swapped);
+    let begin =
+        run(&mut lab.carena(&["deploy", lab.fleet(&[1], unsigned.to_str().unwrap(), "").to_str().unwrap()]));
+    assert_eq!(begin.exit, 254, "{}", begin.all);
+    assert!(begin.all.contains("signature") && begin.all.contains("w.metainfo.xml"), "{}", begin.all);
     for (directory, what) in [(&unsigned, "w.metainfo.xml"), (&swapped, "fakedevice124")] {
         let refused = import(directory, &[]);
         assert_eq!(refused.exit, 254, "{}", refused.all);

@@ -44,12 +44,16 @@ const fn refused(what: &'static str, setup: &'static str, says: &'static [&'stat
 
 const NODES: &[Node] = &[
     done(
-        "BusyBox for everything",
-        "busybox --install -s /usr/local/sbin; ln -sf /usr/bin/busybox /bin/sh",
+        "BusyBox for everything, and no boot time",
+        "sed /^btime/d /proc/stat > /run/stat; mount --bind /run/stat /proc/stat; busybox --install -s /usr/local/sbin; ln -sf /usr/bin/busybox /bin/sh",
         &[", /var/tmp\"", "port 62286, ip6tables"],
     ),
     done("only /dev/shm", "remount '/var/tmp /tmp /run' noexec; over /dev/shm size=64m", &[", /dev/shm\""]),
-    done("only /run", "remount '/var/tmp /tmp' noexec; over /dev/shm noexec", &[", /run\""]),
+    done(
+        "only /run, and no uptime",
+        "mount --bind /dev/null /proc/uptime; remount '/var/tmp /tmp' noexec; over /dev/shm noexec",
+        &[", /run\""],
+    ),
     done("only /tmp", "remount '/var/tmp /run' noexec; over /dev/shm noexec", &[", /tmp\""]),
     done("only /var/tmp", "remount '/tmp /run' noexec; over /dev/shm noexec", &[", /var/tmp\""]),
     done("the first is full", "over /var/tmp size=4m", &[", /tmp\""]),
@@ -57,7 +61,7 @@ const NODES: &[Node] = &[
     done("a read-only root", "over /var/lib size=64m; mount -o remount,ro /", &[", /var/tmp\""]),
     done(
         "a wrong clock",
-        "printf '#!/bin/sh\\necho $(( $(/usr/bin/date +%%s) - 180000 ))\\n' > /usr/local/sbin/date; chmod 755 /usr/local/sbin/date",
+        "booted=$(sed -n 's/^btime //p' /proc/stat); sed \"s/^btime.*/btime $((booted - 180000))/\" /proc/stat > /run/stat; mount --bind /run/stat /proc/stat",
         &["the node's clock is 50 h behind the box's: set one of them right"],
     ),
     refused(

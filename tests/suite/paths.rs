@@ -309,3 +309,18 @@ fn a_component_that_is_cancelled_is_not_fetched_any_more() {
 fn a_component_that_is_cancelled_is_not_pushed_any_more() {
     a_cancelled_component_is_not_sent_any_more("push");
 }
+
+/// `net.ipv6.bindv6only` is set by whoever hardens a machine: engine and box are reached by IPv4 all the same.
+#[test]
+fn ipv4_is_taken_where_ipv6_sockets_are_for_ipv6_alone() {
+    const ALONE: &str = "echo 1 > /proc/sys/net/ipv6/bindv6only && cat /proc/sys/net/ipv6/bindv6only";
+    let lab = Lab::up(2);
+    assert_eq!(lab.on_node(2, ALONE), "1\n");
+    let here = lab.hub_command("sh").args(["-c", ALONE]).output().unwrap();
+    assert_eq!(here.stdout, b"1\n");
+    let baseline = large(&lab, 1);
+    let nodes = [(2, "10.202.1.2".to_owned())];
+    let done = deploy(&lab, &lab.fleet_at("v4.toml", &nodes, baseline.to_str().unwrap(), ""));
+    assert_eq!(done.exit, 0, "{}", done.all);
+    assert_eq!(done.summary["nodes"]["10.202.1.2"]["path"], "direct", "{}", done.all);
+}

@@ -409,11 +409,22 @@ fn a_deployment_refuses_what_nobody_signed_and_shows_what_the_operator_accepts()
     assert_eq!(done.summary["manifest"], Sha256::of(right.as_bytes()).to_string());
     // What goes on after a crash is what was begun.
     let cache = Cache::at(&lab.dir().join("state"));
-    let begun = Some(Sha256::of(right.as_bytes()));
+    let begun = || Some((Sha256::of(right.as_bytes()), None));
     let name = source.to_str().unwrap();
-    assert!(cache.reopen(name, "1", begun, Unsigned::Refuse).is_ok());
+    let signed = cache.reopen(name, "1", begun(), Unsigned::Refuse).ok().unwrap().standing;
+    assert!(signed.warning().is_none(), "{signed}");
+    // Also when its key is trusted no more; it does not begin anew.
+    let number = Anchor::parse(&std::fs::read_to_string(&public).unwrap()).unwrap().number().to_owned();
+    let removed = run(&mut lab.carena(&["baseline", "trust", "remove", &number]));
+    assert_eq!(removed.exit, 0, "{}", removed.all);
+    assert!(cache.open(name, Unsigned::Refuse).is_err());
+    assert!(cache.reopen(name, "1", None, Unsigned::Refuse).is_err());
+    let kept = begun().map(|(digest, _)| (digest, Some(signed.clone())));
+    assert_eq!(cache.reopen(name, "1", kept, Unsigned::Refuse).ok().unwrap().standing, signed);
+    let distrusted = cache.reopen(name, "1", begun(), Unsigned::Refuse).ok().unwrap().standing;
+    assert!(distrusted.warning().is_some(), "{distrusted}");
     std::fs::write(&manifest, right.replace("expected_s = 5", "expected_s = 6")).unwrap();
     sign(&public, &source, &[]);
-    let Err(error) = cache.reopen(name, "1", begun, Unsigned::Refuse) else { panic!("opened") };
+    let Err(error) = cache.reopen(name, "1", begun(), Unsigned::Refuse) else { panic!("opened") };
     assert!(error.to_string().contains("another one than the deployment began with"), "{error}");
 }

@@ -107,7 +107,7 @@ fn dup(directory: &Path, told: &Dup<'_>) {
 
 /// Imports packages; the line that tells of the baseline.
 fn import(lab: &Lab, arguments: &[&str]) -> Value {
-    let mut all = vec!["cache", "import", "--json"];
+    let mut all = vec!["cache", "import", "--unsigned-ok", "--json"];
     all.extend(arguments);
     let done = run(&mut lab.carena(&all));
     assert_eq!(done.exit, 0, "{}", done.all);
@@ -501,7 +501,7 @@ fn chosen_packages_of_800_in_a_10_gib_image_are_imported_in_seconds_with_flat_me
     for (source, state) in [("spp.iso", "a"), ("spp", "b")] {
         let begun = std::time::Instant::now();
         let line = format!(
-            "ulimit -v 262144; exec {carena} cache import {source} --json --state {state} --only {},{}",
+            "ulimit -v 262144; exec {carena} cache import {source} --unsigned-ok --json --state {state} --only {},{}",
             chosen[0], chosen[1]
         );
         let out = bash(dir, &line);
@@ -533,7 +533,12 @@ fn of_an_archive_for_linux_its_own_installer_is_what_travels() {
         "sed -n '/^#ARCHIVE$/,$p' CP054321.scexe | tail -n +2 | tar xz CP054321.xml; zip -q CP054321.zip CP054321.scexe CP054321.xml",
     );
     let carena = env!("CARGO_BIN_EXE_carena");
-    let out = bash(dir, &format!("{carena} cache import CP054321.zip --json --state state"));
+    let refused = crate::formats::run(dir, carena, &["cache", "import", "CP054321.zip", "--state", "state"]);
+    assert_eq!(refused.status.code(), Some(254));
+    let complaint = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(complaint.contains("nobody has signed") && complaint.contains("--unsigned-ok"), "{complaint}");
+    assert!(!dir.join("state/cache/baselines").exists() && !dir.join("state/cache/objects").exists());
+    let out = bash(dir, &format!("{carena} cache import CP054321.zip --unsigned-ok --json --state state"));
     let made: Value = serde_json::from_str(out.lines().next().unwrap()).unwrap();
     let judge = bash(dir, &format!("sha256sum < {}", inner.display()));
     assert!(judge.starts_with(made["payloads"][0]["sha256"].as_str().unwrap()), "{out}");
@@ -554,9 +559,19 @@ fn of_an_archive_for_linux_its_own_installer_is_what_travels() {
     ] {
         assert!(manifest.lines().any(|found| found == line), "{line}: {manifest}");
     }
+    // The same content under the version that is asked for, though it is there under today's.
+    let line =
+        format!("{carena} cache import CP054321.zip --unsigned-ok --json --state state --baseline-version 7");
+    let out = bash(dir, &line);
+    assert!(out.contains("\"state\":\"imported\"") && out.contains("\"version\":\"7\""), "{out}");
+    assert!(dir.join("state/cache/baselines/cp054321/7/baseline.toml").exists());
     // A byte of the archive, and it is refused before anything is kept.
     bash(dir, "cp CP054321.zip bad.zip; printf x | dd of=bad.zip bs=1 seek=200 conv=notrunc status=none");
-    let refused = crate::formats::run(dir, carena, &["cache", "import", "bad.zip", "--state", "other"]);
+    let refused = crate::formats::run(
+        dir,
+        carena,
+        &["cache", "import", "bad.zip", "--unsigned-ok", "--state", "other"],
+    );
     assert!(!refused.status.success(), "{}", String::from_utf8_lossy(&refused.stdout));
     assert!(!dir.join("other/cache/baselines").exists());
 }

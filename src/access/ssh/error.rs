@@ -165,7 +165,7 @@ pub enum AccessError {
         what: &'static str,
         /// Exit code, or -1 when there was none.
         code: i64,
-        /// What it said.
+        /// What it said, on both streams.
         stderr: String,
     },
     /// A command on the node takes too long.

@@ -12,7 +12,7 @@ use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Pty, Sig};
 
 use super::error::AccessError;
 use super::login_shell::{self, Become, PROCESS, READY};
-use super::shell::{Ended, LOOP, RootShell};
+use super::shell::{self, Ended, RootShell};
 use super::{Privilege, Session};
 use crate::secret::Secret;
 
@@ -133,7 +133,8 @@ impl Session {
     /// A shell with root's rights.
     async fn open_shell(&mut self) -> Result<RootShell, AccessError> {
         // The loop says nothing before it is asked to run something, so nothing came along.
-        let (Begun { reader, writer, .. }, _) = self.begin_stream(LOOP).await?;
+        let body = shell::script(self.note.as_deref());
+        let (Begun { reader, writer, .. }, _) = self.begin_stream(&body).await?;
         Ok(RootShell::new(reader, writer))
     }
 

@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::wire::firewall::{FirewallTool, Flavour, NftFamily, firewalld_priority};
+use crate::wire::firewall::{FirewallTool, Flavour, Known, NftFamily, firewalld_priority};
 use crate::wire::id::{DeploymentId, NodeName};
 
 /// What stands between the box and a port of the node.
@@ -53,6 +53,11 @@ impl fmt::Display for Firewall {
     }
 }
 
+/// A listing of nft that is longer is cut down on the node to what matters: some have a rule for each of a hundred thousand
+/// addresses. A shorter one travels as it is, which spares the node two processes. What matters are whole words: a set, a
+/// counter or the prefix of a log may have "drop" in its name.
+const NFT_BYTES_MAX: usize = 16 * 1024;
+
 /// The script that tells what [`read`] understands. `$1` is the connection as the node sees it. A program says what it works
 /// on by its name, or by being the same file as one whose name says it; only others are asked.
 pub fn script(from: IpAddr) -> String {
@@ -73,8 +78,7 @@ if has firewall-cmd && runs firewalld; then
     firewall-cmd --get-active-zones | sed "s/^/zone /"
     set -- $1
     ip -o addr show to ${{3%%%*}} 2>/dev/null | while read -r number link rest; do echo "interface $link"; done
-    exit
-fi
+else
 on_nft= legacy=
 for tool in nft iptables ip6tables; do has $tool && echo "tool $tool"; done
 has {tables}-nft && on_nft=$found && echo "program {tables}-nft nf_tables"
@@ -92,13 +96,19 @@ if [ "$legacy" ]; then
     done | sed -n "s/^-P INPUT /policy /p; s/^-A \([^ ]*\) .*-[jg] \([^ ]*\).*/jump \1 \2/p" | sort -u
 fi
 if has nft; then
-    echo nft
-    {{ nft -t list ruleset || nft list ruleset; }} 2>/dev/null |
-        grep -E -e "^table|^.chain|flags dormant|^..type" -e "drop|reject|REJECT|jump|goto"
+    rules=$(nft -t list ruleset 2>/dev/null) || rules=$(nft list ruleset 2>/dev/null)
+    if [ ${{#rules}} -le {NFT_BYTES_MAX} ]; then
+        echo nft; printf "%s\n" "$rules"
+    else
+        echo nft-brief
+        printf "%s\n" "$rules" | grep -oE "^table.*|^.chain.*|flags dormant|^..type.*|[[:space:]](jump|goto) [^ ,;}}]+|[[:space:]\"](drop|reject|REJECT|DROP)([[:space:],;\"]|\$)" | uniq
+    fi
+    rules=
 elif [ "$on_nft" ]; then
     echo iptables-nft
     $on_nft-save 2>/dev/null |
-        sed -n "/^\*/p; s/^:INPUT \([^ ]*\).*/policy \1/p; s/^-A \([^ ]*\) .*-[jg] \([^ ]*\).*/jump \1 \2/p"
+        sed -n "/^\*/p; s/^:INPUT \([^ ]*\).*/policy \1/p; s/^-A \([^ ]*\) .*-[jg] \([^ ]*\).*/jump \1 \2/p" | uniq
+fi
 fi
 :"#
     )
@@ -133,7 +143,8 @@ pub fn read(said: &str, from: IpAddr, deployment: &DeploymentId) -> Option<Firew
         programs.of_flavour(Flavour::Legacy),
         Flavour::Legacy,
     ));
-    chains.extend(nft_chains(section(said, "nft"), from, &programs));
+    let listed = section(said, "nft").into_iter().chain(section(said, "nft-brief")).collect();
+    chains.extend(nft_chains(listed, from, &programs));
     let saved = section(said, "iptables-nft");
     chains.extend(iptables_chain(filter_table(saved), programs.of_flavour(Flavour::Nft), Flavour::Nft));
     chains.retain(|chain| chain.blocks > Blocks::No);
@@ -147,6 +158,18 @@ pub fn read(said: &str, from: IpAddr, deployment: &DeploymentId) -> Option<Firew
         },
         None => unseen(said, from, &programs).unwrap_or(Firewall::Absent),
     })
+}
+
+/// What the same words show of the deployment's own rule. Only nft's whole listing has the comments, and only where no
+/// match is foreign to it: `xt match "comment"`, before nft 1.0.3 `# xt_comment`.
+pub fn known(said: &str, tool: &FirewallTool, deployment: &DeploymentId) -> Known {
+    let is_listed =
+        matches!(tool, FirewallTool::Nft { .. } | FirewallTool::Iptables { flavour: Flavour::Nft, .. });
+    let listed = section(said, "nft");
+    let comment = format!("carena:{deployment}");
+    let may_be_ours = |line: &&str| [comment.as_str(), "xt ", "xt_"].iter().any(|sign| line.contains(sign));
+    let is_whole = listed.iter().any(|line| line.starts_with("table "));
+    if is_listed && is_whole && !listed.iter().any(may_be_ours) { Known::Absent } else { Known::Nothing }
 }
 
 fn unseen(said: &str, from: IpAddr, programs: &Programs) -> Option<Firewall> {
@@ -185,7 +208,7 @@ impl Programs {
 
 /// The lines after the one that is `name`, up to the next section.
 fn section<'a>(said: &'a str, name: &str) -> Vec<&'a str> {
-    let heads = ["legacy", "nft", "iptables-nft"];
+    let heads = ["legacy", "nft", "nft-brief", "iptables-nft"];
     let mut lines = said.lines().skip_while(|line| *line != name);
     lines.next();
     lines.take_while(|line| !heads.contains(line)).collect()
@@ -365,6 +388,20 @@ mod tests {
         let with =
             format!("program ip6tables-nft nf_tables\nprogram ip6tables ip6tables v1.8.9 (nf_tables)\n{two}");
         assert_eq!(choose(&with, "fd00::1"), "ip6tables [\"nft inet a in\"]");
+    }
+
+    #[test]
+    fn a_rule_is_known_to_be_absent_only_where_every_comment_can_be_read() {
+        let deployment = "0190-test".parse().unwrap();
+        let tool = FirewallTool::Iptables { program: "ip6tables".parse().unwrap(), flavour: Flavour::Nft };
+        let knows = |rule: &str| {
+            let said = format!("nft\ntable ip6 filter {{\n\tchain INPUT {{\n\t\t{rule}\n\t}}\n}}\n");
+            known(&said, &tool, &deployment)
+        };
+        assert_eq!(knows("tcp dport 22 counter accept comment \"carena:0190-other\""), Known::Absent);
+        assert_eq!(knows("tcp dport 22 counter accept comment \"carena:0190-test\""), Known::Nothing);
+        assert_eq!(knows("tcp dport 22 xt match \"comment\" counter accept"), Known::Nothing);
+        assert_eq!(knows("tcp dport 22 # xt_comment counter accept"), Known::Nothing);
     }
 
     #[test]

@@ -14,8 +14,9 @@ use crate::wire::claim::Claim;
 const SKEW_MAX_S: u64 = 24 * 3600;
 
 /// The script that tells what [`Ground::read`] understands. `$1` is the connection as the node sees it. One grep looks
-/// at whose rights these are, at the mounts of the places, and at the sockets for an engine's claim. A shell that pretends
-/// to be of another machine (`setarch`) is asked with a program that is told the same.
+/// at whose rights these are, at the mounts of the places, at the clock (proc(5): when the node booted, and how long ago),
+/// and at the sockets for an engine's claim. A node whose proc tells no clock (in a container, perhaps) is asked for the
+/// date. A shell that pretends to be of another machine (`setarch`) is asked with a program that is told the same.
 pub const LOOK: &str = r#"tools=
 for tool in zstd gzip; do command -v $tool >/dev/null && tools="$tools $tool"; done
 { read -r kernel < /proc/sys/kernel/osrelease && read -r how < /proc/self/personality && [ $how = 00000000 ] &&
@@ -28,11 +29,12 @@ for place in /var/tmp /tmp /run /dev/shm; do
 done
 echo "connection $connection
 system $system
-clock $(date +%s)
 tools$tools
 readonly$readonly
 places $*"
-grep -shE "^Uid:|@carena-engine/|^[^ ]+ /((var/)?tmp|var|run|dev(/shm)?)? " /proc/self/status /proc/self/mounts /proc/net/unix
+facts=$(grep -shE "^Uid:|^btime |^[0-9.]+ [0-9.]+$|@carena-engine/|^[^ ]+ /((var/)?tmp|var|run|dev(/shm)?)? " /proc/self/status /proc/stat /proc/uptime /proc/self/mounts /proc/net/unix)
+printf "%s\n" "$facts"
+{ read -r up < /proc/uptime; } 2>/dev/null && case $facts in *btime\ *) ;; *) false ;; esac || echo "now $(date +%s)"
 [ $# -eq 0 ] || stat -fc "free %a %S %c %d" "$@" 2>/dev/null || { echo blocks; df -Pk "$@"; echo inodes; df -Pi "$@" 2>/dev/null; }
 :"#;
 
@@ -151,7 +153,7 @@ impl Ground {
             unfit,
             unpacker,
             claim: said.lines().find_map(|line| Claim::parse(line.split(' ').next_back()?)),
-            clock_ahead_s: value("clock")?.trim().parse::<i64>().ok()? - now_s,
+            clock_ahead_s: clock_s(said)? - now_s,
         })
     }
 
@@ -193,6 +195,21 @@ pub fn is_root(said: &str) -> bool {
     ids.and_then(|ids| ids.split_whitespace().nth(1)) == Some("0")
 }
 
+/// The node's clock, seconds after 1970: `btime` of `/proc/stat` and the first number of `/proc/uptime`, or the date.
+fn clock_s(said: &str) -> Option<i64> {
+    let number = |key: &str| said.lines().find_map(|line| line.strip_prefix(key)?.trim().parse::<i64>().ok());
+    if let Some(now_s) = number("now ") {
+        return Some(now_s);
+    }
+    let booted = number("btime ")?;
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let uptime = said.lines().find_map(|line| {
+        let (since, idle) = line.split_once(' ')?;
+        (is_number(since) && is_number(idle)).then_some(since)
+    })?;
+    Some(booted + uptime.split('.').next()?.parse::<i64>().ok()?)
+}
+
 /// A line of `/proc/self/mounts`: where, and whether programs may run there.
 fn mount(line: &str) -> Option<(&str, bool)> {
     match line.split(' ').collect::<Vec<_>>().as_slice() {
@@ -226,7 +243,9 @@ fn rooms(said: &str) -> Vec<Room> {
         free_bytes: free.saturating_mul(1024),
         files: inodes.get(index).copied(),
     });
-    by_stat.chain(by_df).collect()
+    let by_df: Vec<Room> = by_df.collect();
+    // `df` was asked because `stat` failed, perhaps after some of the places: its word is about all of them.
+    if by_df.is_empty() { by_stat.collect() } else { by_df }
 }
 
 /// Total and free of each line of `df`'s table after the line `name`; its columns are POSIX's.
@@ -256,8 +275,9 @@ fn runs_programs(path: &str, mounts: &[(&str, bool)]) -> bool {
 mod tests {
     use super::*;
 
-    const SAID: &str = "connection fe80::1%eth0 4000 fe80::2%eth0 22\nsystem 6.1.0 x86_64\nclock 1000\n\
+    const SAID: &str = "connection fe80::1%eth0 4000 fe80::2%eth0 22\nsystem 6.1.0 x86_64\n\
         tools gzip\nreadonly /run\nplaces /var/tmp /tmp\nUid:\t0\t0\t0\t0\n\
+        btime 900\n100.99 300.00\n\
         /dev/my\\040disk / ext4 rw,relatime 0 0\ntmpfs /tmp tmpfs rw,nosuid,noexec 0 0\n\
         0000: 00000002 00000000 00010000 0001 01 11 @carena-engine/1/0190-test/900/fd00::9\n";
     const STAT: &str = "free 90 1024 70 10\nfree 50 1024 9 8\n";
@@ -312,10 +332,25 @@ mod tests {
     }
 
     #[test]
+    fn a_stat_that_fails_half_way_is_not_mixed_with_what_df_says() {
+        let some = "free 1 1 1 1\n";
+        let mixed = ground(&format!("{some}{DF}"), 1000).unwrap();
+        assert_eq!(mixed.places, ground(DF, 1000).unwrap().places);
+    }
+
+    #[test]
     fn a_clock_is_told_only_beyond_a_day() {
         let warning = |now_s| ground(STAT, now_s).unwrap().clock_warning();
         assert_eq!(warning(1000 + 86_400), None);
         assert!(warning(1000 + 90_001).unwrap().contains("25 h behind"));
         assert!(warning(1000 - 90_001).unwrap().contains("25 h ahead"));
+    }
+
+    #[test]
+    fn a_node_whose_proc_tells_no_clock_tells_the_date() {
+        for half in ["btime 900\n", "100.99 300.00\n"] {
+            let said = format!("{}{STAT}now 1007\n", SAID.replace(half, ""));
+            assert_eq!(Ground::read(&said, 1000).unwrap().clock_ahead_s, 7);
+        }
     }
 }

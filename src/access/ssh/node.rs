@@ -8,9 +8,11 @@ use super::firewall::{self, Firewall};
 use super::ground::{self, Ground, LOOK};
 use super::{EngineImage, Session, script};
 use crate::access::undo::{Armed, EngineFiles, EngineProcess, EntryId, FirewallRule, Undo};
+use crate::wire::firewall::Known;
 use crate::wire::frame;
 use crate::wire::id::DeploymentId;
 use crate::wire::message::{StartConfig, Started};
+use crate::wire::root_shell;
 
 /// A look, a rule: a few processes on a busy node.
 const SHORT: Duration = Duration::from_secs(30);
@@ -68,6 +70,8 @@ impl Session {
     ) -> Result<Copied, AccessError> {
         let packed = image.packed(ground.unpacker);
         let directory = &armed.undo().directory;
+        // This script notes the shell that runs it; those that come after note themselves.
+        self.note = Some(root_shell::note_own_script(directory, deployment));
         let body = script::copy(directory, deployment, ground.unpacker, packed.len(), image.unpacked_bytes());
         self.run("copying the engine", &body, packed, COPY_MAX).await?;
         Ok(Copied { bytes: packed.len() as u64 })
@@ -110,7 +114,11 @@ impl Session {
     ) -> Result<Firewall, AccessError> {
         let what = "looking at the firewall";
         let said = self.run(what, &firewall::script(from), &[], SHORT).await?.said;
-        firewall::read(&said, from, deployment).ok_or_else(|| not_understood(what, &said))
+        let found = firewall::read(&said, from, deployment).ok_or_else(|| not_understood(what, &said))?;
+        if let Firewall::Openable { tool, .. } = &found {
+            self.rule = firewall::known(&said, tool, deployment);
+        }
+        Ok(found)
     }
 
     /// Opens the port that `armed` closes, for the engine in `directory`, which learns of it.
@@ -125,7 +133,9 @@ impl Session {
         let what = "opening the port";
         let noted = serde_json::to_string(&armed.undo().rule)
             .map_err(|error| not_understood(what, &error.to_string()))?;
-        self.run(what, &script::open(armed.undo(), directory, &noted), &[], SHORT).await?;
+        // It is known once: after this it may be there.
+        let known = std::mem::replace(&mut self.rule, Known::Nothing);
+        self.run(what, &script::open(armed.undo(), directory, &noted, known), &[], SHORT).await?;
         Ok(Opened)
     }
 
@@ -138,6 +148,9 @@ impl Session {
         deployment: &DeploymentId,
         undos: &[(EntryId, Undo)],
     ) -> Result<Vec<(EntryId, Result<Undone, String>)>, AccessError> {
+        let files = undos.iter().find_map(|(_, undo)| script::as_files(undo));
+        let note = files.map(|files| root_shell::note_own_script(&files.directory, deployment));
+        self.note = note.or(self.note.take());
         let said = self.run("taking back", &script::undo(deployment, undos), &[], UNDO_MAX).await?.said;
         Ok(said.lines().filter_map(undone).collect())
     }

@@ -14,10 +14,13 @@ const SHORT: Duration = Duration::from_secs(30);
 const BOOT_ID: &str = "cat /proc/sys/kernel/random/boot_id";
 
 /// The service manager where there is one, else what every system has. Returns at once; the node then goes down.
-const RESTART: &str = "if [ -d /run/systemd/system ] && command -v systemctl >/dev/null
-then exec systemctl --no-ask-password reboot; fi
-if command -v shutdown >/dev/null; then exec shutdown -r now; fi
-exec reboot";
+const RESTART: &str = "if [ -d /run/systemd/system ] && command -v systemctl >/dev/null; then
+    systemctl --no-ask-password reboot
+elif command -v shutdown >/dev/null; then
+    shutdown -r now
+else
+    reboot
+fi";
 
 /// `wall` reads what it says from its standard input, which has no end here.
 fn tell_users(bytes: usize) -> String {

@@ -6,6 +6,7 @@
 use crate::access::engine_image::Unpacker;
 use crate::access::undo::{EngineFiles, EngineProcess, FirewallRule, Undo};
 use crate::paths::{ENGINE_BUSY_FILE, ENGINE_MARKER_FILE, ENGINE_PID_FILE, ENGINE_PROGRAM, ENGINE_RULE_FILE};
+use crate::wire::firewall::Known;
 use crate::wire::id::DeploymentId;
 use crate::wire::root_shell;
 
@@ -46,7 +47,7 @@ if [ $code -eq {EXEC_DENIED} ]; then
     set -- $(cat /sys/kernel/security/lsm 2>/dev/null) $(grep -hsx fapolicyd /proc/[0-9]*/comm)
     [ $# -eq 0 ] || echo "the node has $*"
 fi
-exit $code"#
+[ $code -eq 0 ] || exit $code"#
     )
 }
 
@@ -56,8 +57,11 @@ pub fn attach(directory: &str) -> String {
 }
 
 /// Notes the rule in the engine's directory, for its lease, and adds it.
-pub fn open(rule: &FirewallRule, directory: &str, noted: &str) -> String {
-    format!("printf %s '{noted}' > {directory}/{ENGINE_RULE_FILE} || exit 36\n{}", rule.rule.open_script())
+pub fn open(rule: &FirewallRule, directory: &str, noted: &str, known: Known) -> String {
+    format!(
+        "printf %s '{noted}' > {directory}/{ENGINE_RULE_FILE} || exit 36\n{}",
+        rule.rule.open_script(known)
+    )
 }
 
 /// Takes everything back in the given order; one line `undo NUMBER done|gone|failed WHY` for each.
@@ -65,23 +69,29 @@ pub fn undo(deployment: &DeploymentId, undos: &[(i64, Undo)]) -> String {
     let mut script = helpers();
     // Should this visit be cut off as well, the next one finds its shell.
     for directory in undos.iter().filter_map(|(_, undo)| as_files(undo)).map(|files| &files.directory) {
-        script.push_str(&format!(
-            "d={directory}\nif mine; then\nowner\n[ \"$owner\" != {deployment} ] || {{ {}; }}\nfi\n",
-            root_shell::note_script("$d")
-        ));
+        script.push_str(&root_shell::note_own_script(directory, deployment));
+        script.push('\n');
+    }
+    // Functions, and no subshell for each: a process costs the node half a millisecond.
+    if undos.iter().any(|(_, undo)| matches!(undo, Undo::EngineProcess(_))) {
+        script.push_str(stop());
+    }
+    if undos.iter().any(|(_, undo)| matches!(undo, Undo::EngineFiles(_))) {
+        script.push_str(&remove(deployment));
     }
     for (entry, undo) in undos {
         let body = match undo {
-            Undo::EngineProcess(EngineProcess { directory }) => format!("d={directory}\n{}", stop()),
-            Undo::EngineFiles(EngineFiles { directory }) => format!("d={directory}\n{}", remove(deployment)),
+            Undo::EngineProcess(EngineProcess { directory }) => format!("d={directory}\nstop_engine"),
+            Undo::EngineFiles(EngineFiles { directory }) => format!("d={directory}\nremove_files"),
             Undo::FirewallRule(FirewallRule { rule }) => rule.close_script(),
         };
-        script.push_str(&format!("said=$( {{\n{body}\n}} 2>&1 ); case $? in\n0) echo undo {entry} done ;;\n3) echo undo {entry} gone ;;\n*) echo undo {entry} failed $said ;; esac\n"));
+        script.push_str(&format!("why=\n{body}\ntold $? {entry}\n"));
     }
     script
 }
 
-fn as_files(undo: &Undo) -> Option<&EngineFiles> {
+/// The engine's files, if that is what it is.
+pub fn as_files(undo: &Undo) -> Option<&EngineFiles> {
     match undo {
         Undo::EngineFiles(files) => Some(files),
         _ => None,
@@ -96,10 +106,13 @@ fn as_files(undo: &Undo) -> Option<&EngineFiles> {
 ///
 /// `owner`: whose the directory is, by its marker, which has no line end.
 ///
-/// `lives FILE`: whether the process lives whose id and start time stand in the file; `pid` is its id.
+/// `lives FILE`: whether the process lives whose id and start time stand in the file; `pid` is its id. A `shift` by more
+/// than there is would end dash, and every undo with it.
 ///
 /// `installing`: whether an installer runs. It is the process that the engine has noted; until that is noted, the
 /// engine's word.
+///
+/// `told CODE NUMBER`: says how an undo ended; what failed has said `why`.
 fn helpers() -> String {
     format!(
         r#"mine() {{ [ -d $d ] && [ ! -h $d ] && [ -O $d ]; }}
@@ -108,19 +121,22 @@ lives() {{
     read -r pid began < $d/$1 2>/dev/null || return 1
     read -r stat < /proc/$pid/stat 2>/dev/null || return 1
     set -- ${{stat##*) }}
-    [ "$1" != Z ] && shift 19 2>/dev/null && [ "$1" = "$began" ]
+    [ "$1" != Z ] && [ $# -gt 19 ] && shift 19 && [ "$1" = "$began" ]
 }}
 alive() {{ lives {ENGINE_PID_FILE}; }}
 installing() {{
     [ -e $d/{ENGINE_BUSY_FILE} ] || return 1
     if [ -s $d/{ENGINE_BUSY_FILE} ]; then lives {ENGINE_BUSY_FILE}; else alive; fi
 }}
-idle() {{ ! installing || {{ echo an installation is still running; exit 1; }}; }}
+idle() {{ ! installing || {{ why="an installation is still running"; return 1; }}; }}
+told() {{
+    case $1 in 0) echo undo $2 done ;; 3) echo undo $2 gone ;; *) echo undo $2 failed $why ;; esac
+}}
 "#
     )
 }
 
-/// Exit 3: already gone. The engine is asked to end; it is killed only when no installation runs.
+/// Returns 3 when it is already gone. The engine is asked to end; it is killed only when no installation runs.
 fn stop() -> &'static str {
     r#"until_gone() {
     n=0
@@ -129,30 +145,36 @@ fn stop() -> &'static str {
         n=$((n+1)); sleep 0.05
     done
 }
-mine && alive || exit 3
-kill -TERM $pid
-until_gone && exit 0
-idle
-alive && kill -KILL $pid
-until_gone || { echo process $pid does not end; exit 1; }"#
+stop_engine() {
+    mine && alive || return 3
+    kill -TERM $pid 2>/dev/null
+    until_gone && return
+    idle || return 1
+    alive && kill -KILL $pid 2>/dev/null
+    until_gone || { why="process $pid does not end"; return 1; }
+}
+"#
 }
 
 /// The files stay as long as an installation runs, whose payload they hold: also one whose engine is gone.
 fn remove(deployment: &DeploymentId) -> String {
     format!(
-        r#"mine || exit 3
-idle
-owner
-if [ "$owner" != {deployment} ]; then
-    # On a full disk, or cut off, the marker is the beginning of what it should be, and alone.
-    case {deployment} in
-    "$owner"*) [ "$(ls -A $d)" != {ENGINE_MARKER_FILE} ] || rm -f $d/{ENGINE_MARKER_FILE} ;;
-    esac
-    rmdir $d || exit 1
-    exit 0
-fi
-{}
-rm -rf $d"#,
+        r#"remove_files() {{
+    mine || return 3
+    idle || return 1
+    owner
+    if [ "$owner" != {deployment} ]; then
+        # On a full disk, or cut off, the marker is the beginning of what it should be, and alone.
+        case {deployment} in
+        "$owner"*) [ "$(ls -A $d)" != {ENGINE_MARKER_FILE} ] || rm -f $d/{ENGINE_MARKER_FILE} ;;
+        esac
+        why=$(rmdir $d 2>&1)
+        return
+    fi
+    {}
+    why=$(rm -rf $d 2>&1)
+}}
+"#,
         root_shell::end_script("$d")
     )
 }

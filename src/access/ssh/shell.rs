@@ -2,8 +2,8 @@
 //! While the engine works it rests, and ends when that takes longer.
 //!
 //! Each command by itself would cost the node a channel, a login shell, sudo with its PAM modules and a shell, several
-//! milliseconds of CPU each. So one loop runs there, reads a script, runs it in a subshell, and says how it ended. A
-//! script that fails ends the loop too: what it did not read of its input must never be taken for a script.
+//! milliseconds of CPU each. So one loop runs there, reads a script, runs it itself, and says how it ended. A script that
+//! fails ends the loop too: what it did not read of its input must never be taken for a script.
 
 use std::time::Duration;
 
@@ -13,8 +13,9 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 /// The loop. A script is its number of lines, then the lines: nothing of it runs before all of it is there. Both
-/// streams are one, as on a terminal. `TMOUT` would end a read in some shells.
-pub const LOOP: &str = r#"unset TMOUT
+/// streams are one, as on a terminal. `TMOUT` would end a read in some shells. Scripts run in the loop's own shell, as a
+/// process for each would cost the node half a millisecond; one that exits ends the loop, and the trap tells how.
+const LOOP: &str = r#"unset TMOUT
 exec 2>&1
 while IFS= read -r line; do
 case $line in carena-script\ *) ;; *) exit 0 ;; esac
@@ -27,19 +28,30 @@ lines=$((lines-1))
 done
 [ $lines -eq 0 ] || exit 0
 echo carena-begun
-( eval "$script" )
+set -- "$carena_connection"
+trap 'printf "\ncarena-ended $?\n"' EXIT
+eval "$script"
 code=$?
+trap - EXIT
 printf "\ncarena-ended $code\n"
 [ $code -eq 0 ] || exit 0
 done"#;
+
+/// The loop, as a shell begins it; first it notes itself by `note`, see [`crate::wire::root_shell::note_own_script`].
+pub fn script(note: Option<&str>) -> String {
+    format!("carena_connection=$1\n{}\n{LOOP}", note.unwrap_or_default())
+}
 
 const BEGUN: &str = "carena-begun\n";
 
 /// At the start of a line, before the exit code.
 const ENDED: &str = "carena-ended ";
 
-/// Most bytes kept of a script's output.
+/// Most bytes kept of a script's output; of more, the middle is left out.
 const OUTPUT_BYTES_MAX: usize = 1024 * 1024;
+
+/// Bytes kept of the end in any case: how the script ended is told there.
+const OUTPUT_END_BYTES: usize = 256;
 
 /// Bytes of a packet, the most that OpenSSH takes. For each packet that arrives sshd copies what its program has not read
 /// yet: an engine in few large packets costs the node 18 ms of CPU less than in many small ones.
@@ -212,20 +224,32 @@ fn framed(body: &str) -> String {
 }
 
 fn keep(kept: &mut Vec<u8>, data: &[u8]) {
-    let room = OUTPUT_BYTES_MAX.saturating_sub(kept.len());
-    kept.extend(data.iter().take(room));
+    kept.extend_from_slice(data);
+    let end = kept.len().saturating_sub(OUTPUT_END_BYTES);
+    if end > OUTPUT_BYTES_MAX {
+        kept.drain(OUTPUT_BYTES_MAX..end);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::ssh::script as scripts;
+    use crate::access::undo::{EngineFiles, EngineProcess, Undo};
+    use crate::paths::{ENGINE_MARKER_FILE, ENGINE_PID_FILE, ENGINE_SHELLS_FILE};
+    use crate::wire::root_shell;
     use std::io::Write as _;
     use std::process::{Command, Stdio};
 
     /// Feeds the loop in a real shell; returns what it says.
     fn through(shell: &str, input: &[u8]) -> Vec<u8> {
+        noted_through(shell, None, input)
+    }
+
+    /// The same, of a shell that notes itself first.
+    fn noted_through(shell: &str, note: Option<&str>, input: &[u8]) -> Vec<u8> {
         let mut command = Command::new(shell);
-        command.args(["-c", LOOP, "sh", "::1 1 ::2 22"]);
+        command.args(["-c", &script(note), "sh", "::1 1 ::2 22"]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         #[expect(clippy::disallowed_methods, reason = "the shells are what is tested")]
         let mut child = command.spawn().unwrap();
@@ -277,6 +301,65 @@ mod tests {
                 [framed("head -c 5 | wc -c").as_bytes(), b"12\n45", framed("echo next").as_bytes()].concat();
             let said = String::from_utf8(through(shell, &input)).unwrap();
             assert_eq!(said, "carena-begun\n5\n\ncarena-ended 0\ncarena-begun\nnext\n\ncarena-ended 0\n");
+        }
+    }
+
+    /// The engine's directory as a visit left it, with these files in it, and a new shell that takes it back.
+    fn taken_back(shell: &str, files: &[(&str, &str)]) -> (String, tempfile::TempDir) {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("carena-0190-test");
+        std::fs::create_dir(&directory).unwrap();
+        for (name, text) in files {
+            crate::durable::write(&directory.join(name), text.as_bytes(), 0o600).unwrap();
+        }
+        let (path, deployment) = (directory.to_str().unwrap().to_owned(), "0190-test".parse().unwrap());
+        let note = root_shell::note_own_script(&path, &deployment);
+        let undos = [
+            (1, Undo::from(EngineProcess { directory: path.clone() })),
+            (2, Undo::from(EngineFiles { directory: path })),
+        ];
+        // The note's own file, where there is one, is seen before it is removed with the rest.
+        let body = format!("ls {}\n{}", directory.display(), scripts::undo(&deployment, &undos));
+        let heard = noted_through(shell, Some(&note), framed(&body).as_bytes());
+        (String::from_utf8(heard).unwrap(), root)
+    }
+
+    #[test]
+    fn a_half_made_directory_is_taken_back_by_a_new_shell() {
+        for shell in ["dash", "bash"] {
+            // Cut before the marker, in it, and after it.
+            for (marker, notes) in [(None, false), (Some("0190-t"), false), (Some("0190-test"), true)] {
+                let files: Vec<_> = marker.iter().map(|marker| (ENGINE_MARKER_FILE, *marker)).collect();
+                let (said, root) = taken_back(shell, &files);
+                assert!(said.contains("undo 1 gone\nundo 2 done\n"), "{shell} {marker:?}: {said}");
+                assert_eq!(
+                    said.lines().any(|line| line == ENGINE_SHELLS_FILE),
+                    notes,
+                    "{shell} {marker:?}: {said}"
+                );
+                assert!(!root.path().join("carena-0190-test").exists(), "{shell} {marker:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_shell_notes_itself_in_no_directory_of_others() {
+        for shell in ["dash", "bash"] {
+            let (said, root) = taken_back(shell, &[(ENGINE_MARKER_FILE, "0190-other"), ("theirs", "")]);
+            assert!(said.contains("undo 2 failed"), "{shell}: {said}");
+            let left = std::fs::read_dir(root.path().join("carena-0190-test")).unwrap();
+            assert_eq!(left.count(), 2, "{shell}");
+        }
+    }
+
+    #[test]
+    fn an_empty_note_of_a_process_does_not_end_the_shell() {
+        for shell in ["dash", "bash"] {
+            let noted =
+                [(ENGINE_PID_FILE, "\n"), (ENGINE_SHELLS_FILE, "\n\n"), (ENGINE_MARKER_FILE, "0190-test")];
+            let (said, root) = taken_back(shell, &noted);
+            assert!(said.contains("undo 1 gone\nundo 2 done\n"), "{shell}: {said}");
+            assert!(!root.path().join("carena-0190-test").exists(), "{shell}");
         }
     }
 }

@@ -409,6 +409,19 @@ fn what_does_not_go_on_lists_its_traces_until_they_are_gone_and_says_why() {
 }
 
 #[test]
+fn what_was_let_in_goes_on_though_it_would_be_refused_now() {
+    let scene = Scene::new(ONE, DIRECT, "");
+    let world = killed_while_installing(&scene);
+    // Nobody has signed it, and nobody says any more to use it all the same.
+    world.change_store("UPDATE deployment SET fleet = replace(fleet, '\"accept\"', '\"refuse\"')");
+    assert_eq!(world.count("SELECT count(*) FROM deployment WHERE fleet LIKE '%\"refuse\"%'"), 1);
+    assert_eq!(world.process(&scene, Process::Later, None), Ended::Well);
+    let summary = world.summaries().remove(0);
+    assert_eq!(summary.nodes[0].1.result, NodeResult::Done, "{:?}", summary.nodes[0].1);
+    assert_eq!(world.nodes[0].lock().unwrap().done.started.len(), 1);
+}
+
+#[test]
 fn an_engine_lost_before_the_version_is_read_takes_nothing_of_what_the_installer_said() {
     let scene = Scene::new(FAILING, DIRECT, "");
     let world = scene.world();
