@@ -227,7 +227,14 @@ impl Importer {
         // An archive that stands alone, or in a directory: what is in it for Linux is what travels.
         let plain =
             found.member.as_ref().map_or_else(|| found.path.clone(), |member| found.path.join(member));
-        let inner = from_package::inner(&package).filter(|_| plain.is_file()).map(str::to_owned);
+        let inner = from_package::inner(&package).map(str::to_owned);
+        if inner.is_some() && !plain.is_file() {
+            let name = found.member.unwrap_or_default();
+            return Ok(Err(format!(
+                "{name}: what is in an archive cannot be taken out of it within an image: copy the archive out of the image \
+                 and import that"
+            )));
+        }
         let name = inner.clone().unwrap_or_else(|| plain.to_string_lossy().into_owned());
         let name = name.rsplit('/').next().unwrap_or_default().trim_start_matches('.').to_owned();
         let payload = match (&inner, &found.member) {
@@ -298,7 +305,7 @@ impl Survey {
             }
             Err(FormatError { fault: Fault::Unknown, .. }) if source.is_dir() => {
                 let mut files = Vec::new();
-                list(source, 0, &mut files)?;
+                list(source, 0, &mut files, &mut self.left_out)?;
                 self.found.extend(files.into_iter().map(|path| Found::file(path, None)));
                 Ok(())
             }
@@ -356,17 +363,28 @@ fn is_named(component: &Metadata, name: &str) -> bool {
 }
 
 /// Regular files below a directory, sorted. Links are not followed: they may lead anywhere.
-fn list(directory: &Path, depth: usize, into: &mut Vec<PathBuf>) -> Result<(), ImportError> {
+fn list(
+    directory: &Path,
+    depth: usize,
+    into: &mut Vec<PathBuf>,
+    left_out: &mut Vec<String>,
+) -> Result<(), ImportError> {
     let unreadable = |source| ImportError::Source { path: directory.to_owned(), source };
     let entries = std::fs::read_dir(directory).map_err(unreadable)?;
     let mut entries = entries.collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
     entries.sort_by_key(std::fs::DirEntry::file_name);
     for entry in entries {
         let kind = entry.file_type().map_err(unreadable)?;
+        let path = entry.path();
         if kind.is_dir() && depth < DEPTH_MAX {
-            list(&entry.path(), depth + 1, into)?;
+            list(&path, depth + 1, into, left_out)?;
+        } else if kind.is_dir() {
+            left_out.push(format!("{}: more than {DEPTH_MAX} directories deep", path.display()));
         } else if kind.is_file() && into.len() < FILES_MAX {
-            into.push(entry.path());
+            into.push(path);
+        } else if kind.is_file() {
+            left_out.push(format!("{}: and what follows, more than {FILES_MAX} files", path.display()));
+            return Ok(());
         }
     }
     Ok(())

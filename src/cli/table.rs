@@ -71,6 +71,9 @@ fn words(component: &ComponentSummary) -> String {
     match &component.outcome {
         Outcome::Updated => format!("{from} -> {to}  updated"),
         Outcome::UpdatedRebootNeeded => format!("{from} -> {to}  updated, active after a reboot"),
+        Outcome::UpdatedPowerCycleNeeded(why) => format!("{from} -> {to}  updated: {why}"),
+        Outcome::UpdatedUnverified(why) => format!("{from} -> {to}  updated, unverified: {why}"),
+        Outcome::CurrentUnverified(why) => format!("{from}  current, unverified: {why}"),
         Outcome::Current => format!("{from}  current"),
         Outcome::NewerInstalled => format!("{from}  newer installed"),
         Outcome::NotApplicable(why) => format!("not applicable: {why}"),

@@ -319,7 +319,7 @@ async fn verified(
         Some(Outcome::Failed(why)) => {
             cycle.tell(State::Failed, Some(format!("{}: {why}", cycle.node.address)));
         }
-        Some(Outcome::Skipped(why) | Outcome::NotApplicable(why)) => {
+        Some(Outcome::Skipped(why) | Outcome::NotApplicable(why) | Outcome::UpdatedPowerCycleNeeded(why)) => {
             cycle.tell(State::Done, Some(why.clone()));
         }
         _ => {
@@ -356,7 +356,9 @@ fn conclude(
         Err(outcome) => outcome,
     };
     summary.to = known.clone().ok().flatten();
-    summary.log = summary.outcome.is_failure().then(|| whole_log(installed));
+    // What was refused on the node is for a person to look into too.
+    let is_of_interest = summary.outcome.is_failure() || matches!(summary.outcome, Outcome::Skipped(_));
+    summary.log = is_of_interest.then(|| whole_log(installed));
     summary
 }
 

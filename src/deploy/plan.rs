@@ -95,9 +95,18 @@ pub enum Needs {
     Missing(String),
 }
 
-/// Whether a component is there and active, or would be.
+/// Whether a component is there and active, or would be. Where nothing can be read, its installer's word has to do: what
+/// comes after it could never be installed otherwise.
 fn is_in_place(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Updated | Outcome::Current | Outcome::NewerInstalled | Outcome::WouldUpdate(_))
+    matches!(
+        outcome,
+        Outcome::Updated
+            | Outcome::UpdatedUnverified(_)
+            | Outcome::Current
+            | Outcome::CurrentUnverified(_)
+            | Outcome::NewerInstalled
+            | Outcome::WouldUpdate(_)
+    )
 }
 
 /// The component that keeps this one away, in words.
@@ -105,7 +114,12 @@ pub fn conflict(component: &Component, done: &[ComponentSummary]) -> Option<Stri
     let is_there = |other: &&ComponentSummary| {
         component.conflicts.contains(&other.id)
             && (is_in_place(&other.outcome)
-                || matches!(other.outcome, Outcome::UpdatedRebootNeeded | Outcome::Unverified(_)))
+                || matches!(
+                    other.outcome,
+                    Outcome::UpdatedRebootNeeded
+                        | Outcome::UpdatedPowerCycleNeeded(_)
+                        | Outcome::Unverified(_)
+                ))
     };
     let other = done.iter().find(is_there)?;
     Some(format!("conflicts with {}, which is in place", other.id))
@@ -248,6 +262,13 @@ mod tests {
             (Outcome::Updated, Needs::Nothing),
             (Outcome::Current, Needs::Nothing),
             (Outcome::NewerInstalled, Needs::Nothing),
+            (Outcome::UpdatedUnverified("x".into()), Needs::Nothing),
+            (Outcome::CurrentUnverified("x".into()), Needs::Nothing),
+            (
+                Outcome::UpdatedPowerCycleNeeded("x".into()),
+                Needs::Missing("needs a first, which is not in place".into()),
+            ),
+            (Outcome::Unverified("x".into()), Needs::Missing("needs a first, which is not in place".into())),
             (Outcome::WouldUpdate("x".into()), Needs::Nothing),
             (Outcome::UpdatedRebootNeeded, Needs::Restart("a".parse().unwrap())),
             (Outcome::Failed("x".into()), Needs::Missing("needs a first, which is not in place".into())),

@@ -79,9 +79,7 @@ impl Cycle<'_> {
         let wanted = match self.run.options.reboot {
             Reboot::Never => false,
             Reboot::IfNeeded => any(|outcome| *outcome == Outcome::UpdatedRebootNeeded),
-            Reboot::Always => {
-                any(|outcome| matches!(outcome, Outcome::Updated | Outcome::UpdatedRebootNeeded))
-            }
+            Reboot::Always => any(Outcome::is_change),
         };
         if wanted && self.components.iter().any(|component| component.outcome.is_failure()) {
             let why = "not restarted, because not every component ended well".to_owned();
@@ -309,7 +307,12 @@ impl Cycle<'_> {
             };
             let now = Freshness::Now;
             let known = verify::read_back(self, established, component, now, Interrupt::OnCancel).await?;
-            summary.outcome = verify::judge_restarted(component, &known);
+            let judged = verify::judge_restarted(component, &known);
+            // A restart is not what it waits for.
+            let waits = matches!(summary.outcome, Outcome::UpdatedPowerCycleNeeded(_));
+            if !waits || judged == Outcome::Updated {
+                summary.outcome = judged;
+            }
             summary.to = known.ok().flatten();
             if let Some(told) = self.components.get_mut(index) {
                 *told = summary;

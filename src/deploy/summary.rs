@@ -74,14 +74,26 @@ pub mod by_address {
 }
 
 impl Outcome {
-    /// Whether the component did not end as it should.
+    /// Whether the component did not end as it should. What its maker gives no way to read back is no failure: no later
+    /// deployment could do better.
     pub fn is_failure(&self) -> bool {
         matches!(self, Self::Failed(_) | Self::Unverified(_))
     }
 
     /// Whether something was installed, or would be.
     pub fn is_change(&self) -> bool {
-        matches!(self, Self::Updated | Self::UpdatedRebootNeeded | Self::WouldUpdate(_))
+        matches!(
+            self,
+            Self::Updated
+                | Self::UpdatedRebootNeeded
+                | Self::UpdatedPowerCycleNeeded(_)
+                | Self::UpdatedUnverified(_)
+                | Self::WouldUpdate(_)
+        )
+    }
+
+    fn waits_for_a_start(&self) -> bool {
+        matches!(self, Self::UpdatedRebootNeeded | Self::UpdatedPowerCycleNeeded(_))
     }
 }
 
@@ -119,7 +131,7 @@ impl Summary {
             |node: &NodeSummary| node.result != NodeResult::Done || !node.outstanding_traces.is_empty();
         if nodes().any(unwell) || outcomes().any(Outcome::is_failure) {
             Exit::Failed
-        } else if outcomes().any(|outcome| *outcome == Outcome::UpdatedRebootNeeded) {
+        } else if outcomes().any(Outcome::waits_for_a_start) {
             Exit::RebootNeeded
         } else if outcomes().any(|outcome| matches!(outcome, Outcome::Skipped(_))) {
             // A dependency that is not met: not done, and not because nothing was needed.
@@ -179,6 +191,10 @@ mod tests {
         assert_eq!(exit(Done, &[Outcome::Current, Outcome::WouldUpdate("1".into())], &[]), Exit::Done);
         assert_eq!(exit(Done, &[Outcome::Updated, Outcome::Failed("x".into())], &[]), Exit::Failed);
         assert_eq!(exit(Done, &[Outcome::Unverified("x".into())], &[]), Exit::Failed);
+        let why = || "nothing tells its version".to_owned();
+        assert_eq!(exit(Done, &[Outcome::UpdatedUnverified(why())], &[]), Exit::Done);
+        assert_eq!(exit(Done, &[Outcome::CurrentUnverified(why())], &[]), Exit::NothingNeeded);
+        assert_eq!(exit(Done, &[Outcome::UpdatedPowerCycleNeeded(why())], &[]), Exit::RebootNeeded);
         assert_eq!(exit(Done, &[Outcome::Current, Outcome::Skipped("needs x".into())], &[]), Exit::Failed);
         assert_eq!(exit(Done, &[Outcome::Updated], &["engine files"]), Exit::Failed);
         assert_eq!(exit(Cancelled, &[], &[]), Exit::Failed);

@@ -146,10 +146,20 @@ pub fn judge(component: &Component, meaning: ExitMeaning, from: Option<&str>, kn
     let wanted = &component.version;
     let order = known.as_ref().ok().and_then(Option::as_deref).and_then(|now| component.order_of(now));
     // Written again, a version that was there before proves nothing.
-    let is_news = from.and_then(|from| component.order_of(from)) != Some(Ordering::Equal);
+    let before = from.and_then(|from| component.order_of(from));
+    let is_news = before != Some(Ordering::Equal);
+    let is_wanted_older = before == Some(Ordering::Greater);
     match (meaning, known, order) {
         (ExitMeaning::NotApplicable, ..) => Outcome::NotApplicable("the installer says so".into()),
-        (ExitMeaning::Current, _, Some(Ordering::Equal | Ordering::Greater)) => Outcome::Current,
+        (ExitMeaning::Current, _, Some(Ordering::Equal)) => Outcome::Current,
+        // Where an older one was wanted, an installer that wrote nothing has not done it.
+        (ExitMeaning::Current, _, Some(Ordering::Greater)) if !is_wanted_older => Outcome::NewerInstalled,
+        (ExitMeaning::Current, Err(why), _) if component.read_back.is_none() => {
+            Outcome::CurrentUnverified(format!("the installer says that {wanted} needs no installing; {why}"))
+        }
+        (ExitMeaning::Done, Err(why), _) if component.read_back.is_none() => {
+            Outcome::UpdatedUnverified(format!("the installer reports success; {why}"))
+        }
         (ExitMeaning::Current, Ok(version), _) => Outcome::Unverified(format!(
             "the installer says that {wanted} is there already, but {} was read back",
             version.as_deref().unwrap_or("no version")
@@ -181,6 +191,9 @@ pub fn judge_restarted(component: &Component, known: &Known) -> Outcome {
             component.version
         )),
         Ok(None) => Outcome::Unverified("after the restart no version can be read".into()),
+        Err(why) if component.read_back.is_none() => Outcome::UpdatedUnverified(format!(
+            "the installer reported success, and the node was restarted; {why}"
+        )),
         Err(why) => Outcome::Unverified(format!("after the restart the version is not known: {why}")),
     }
 }

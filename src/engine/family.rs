@@ -5,6 +5,7 @@
 //! queries. It must never wait for a process by "any child": the installer's own end is its starter's to see.
 
 use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
 
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
@@ -49,6 +50,20 @@ pub fn end() {
     for pid in below(&processes(), own()) {
         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
+}
+
+/// Processes below this one that run from a directory, stand in it or have a file in it open.
+pub fn holding(directory: &Path) -> Vec<u32> {
+    let Ok(directory) = directory.canonicalize() else { return Vec::new() };
+    let below = below(&processes(), own());
+    let is_held = |link: PathBuf| std::fs::read_link(link).is_ok_and(|path| path.starts_with(&directory));
+    let holds = |pid: &i32| {
+        let process = PathBuf::from(format!("/proc/{pid}"));
+        let files = std::fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+        ["cwd", "exe"].iter().any(|link| is_held(process.join(link)))
+            || files.map(|file| file.path()).any(is_held)
+    };
+    below.iter().filter(|pid| holds(pid)).filter_map(|pid| u32::try_from(*pid).ok()).collect()
 }
 
 fn own() -> i32 {

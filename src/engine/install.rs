@@ -5,10 +5,10 @@
 //! unpacks goes into the engine's directory, and is gone when it has ended.
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -32,6 +32,9 @@ const VERSION_BYTES_MAX: u64 = 4096;
 /// Between two looks at a running program.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// The same through everything that a process holds.
+const LOOK_AT_ALL_EVERY: Duration = Duration::from_millis(200);
+
 /// Runs the installer to its end.
 ///
 /// # Errors
@@ -45,7 +48,7 @@ pub fn install(
     let busy = directory.join(ENGINE_BUSY_FILE);
     // Whoever would kill the engine or take its directory away asks this file first: whose process is the installer's.
     let mut noted = File::create(&busy).map_err(|error| node(format!("{}: {error}", busy.display())))?;
-    let mut run = |command| run(command, job, worker, &mut noted);
+    let mut run = |command, work: Option<PathBuf>| run(command, work.as_deref(), job, worker, &mut noted);
     let result = match &job.how {
         How::Command(words) => in_work_directory(directory, |work| {
             let program = program(words, &payload.to_string_lossy());
@@ -55,9 +58,9 @@ pub fn install(
             for name in ["TMPDIR", "TMP", "TEMP"] {
                 program.env(name, work);
             }
-            run(program)
+            run(program, Some(work.to_owned()))
         }),
-        How::Fwupd(allows) => fwupd::install(*allows, payload, directory, run),
+        How::Fwupd(allows) => fwupd::install(*allows, payload, directory, |command| run(command, None)),
         How::Nvme(what) => {
             // No program does this: it is the engine itself that must not be ended.
             note(&mut noted, std::process::id());
@@ -109,7 +112,14 @@ fn program(command: &[String], payload: &str) -> Option<Command> {
     Some(program)
 }
 
-fn run(mut command: Command, job: &Install, worker: &Worker, noted: &mut File) -> Result<Installed, Failure> {
+/// Runs a program to its end, and what it leaves in `work` to its end too.
+fn run(
+    mut command: Command,
+    work: Option<&Path>,
+    job: &Install,
+    worker: &Worker,
+    noted: &mut File,
+) -> Result<Installed, Failure> {
     let no_pipe = |error| node(format!("no pipe for the installer's output: {error}"));
     let (reader, writer) = std::io::pipe().map_err(no_pipe)?;
     let second = writer.try_clone().map_err(no_pipe)?;
@@ -128,7 +138,11 @@ fn run(mut command: Command, job: &Install, worker: &Worker, noted: &mut File) -
         let log = log.clone();
         move || keep(reader, &log)
     });
-    let status = watch(job, &mut child, began, &log, worker)?;
+    let mut life = Life::new(job, began);
+    let status = watch(&mut child, &mut life, &log, worker)?;
+    if let Some(work) = work {
+        outlast(work, &mut life, &log, worker, noted);
+    }
     // What the installer left in the background may hold the pipe: its output is not waited for.
     let waited = Instant::now();
     while !reading.is_finished() && waited.elapsed() < Duration::from_secs(1) {
@@ -149,37 +163,80 @@ fn note(noted: &mut File, pid: u32) {
 
 /// Waits for the installer's end, and tells of it meanwhile.
 fn watch(
-    job: &Install,
     child: &mut Child,
-    began: Instant,
+    life: &mut Life,
     log: &Mutex<Log>,
     worker: &Worker,
 ) -> Result<ExitStatus, Failure> {
-    let lifeless = LIFELESS_MIN.max(Duration::from_secs(u64::from(job.expected_s) * 10));
-    let (mut noticed, mut cpu, mut cpu_at) = (Instant::now(), 0, Instant::now());
     loop {
         match child.try_wait() {
             Ok(Some(status)) => return Ok(status),
             Ok(None) => {}
             Err(error) => return Err(node(format!("waiting for the installer: {error}"))),
         }
-        if noticed.elapsed() >= Duration::from_secs(1) {
-            noticed = Instant::now();
-            let used = family::cpu_time();
-            if used != cpu {
-                (cpu, cpu_at) = (used, Instant::now());
-            }
-            let (line, said_at) = {
-                let log = log.lock().unwrap_or_else(PoisonError::into_inner);
-                (log.last_line(), log.said_at())
-            };
-            worker.tell(Done::Installing { seconds: began.elapsed().as_secs(), line });
-            if cpu_at.elapsed() > lifeless && said_at.elapsed() > lifeless {
-                end_group(child);
-                family::end();
-            }
+        if life.is_over(log, worker) {
+            end_group(child);
+            family::end();
         }
         std::thread::park_timeout(LOOK_EVERY);
+    }
+}
+
+/// An installer may end while a flash tool that it has started goes on with what was unpacked: until nothing below the
+/// engine holds anything in `work`, it is not taken away.
+fn outlast(work: &Path, life: &mut Life, log: &Mutex<Log>, worker: &Worker, noted: &mut File) {
+    let mut known = Vec::new();
+    loop {
+        let mut left = family::holding(work);
+        left.sort_unstable();
+        if left.is_empty() {
+            return;
+        }
+        if left != known {
+            // The first one listed is who is asked for, so none that has ended may stand there. While it is empty, the
+            // engine's own process is.
+            let _ = noted.set_len(0).and_then(|()| noted.rewind());
+            left.iter().for_each(|pid| note(noted, *pid));
+            known = left;
+        }
+        if life.is_over(log, worker) {
+            family::end();
+        }
+        std::thread::park_timeout(LOOK_AT_ALL_EVERY);
+    }
+}
+
+/// Signs of life of an installer and of all that it has started.
+struct Life {
+    lifeless: Duration,
+    began: Instant,
+    noticed: Instant,
+    cpu: u64,
+    cpu_at: Instant,
+}
+
+impl Life {
+    fn new(job: &Install, began: Instant) -> Self {
+        let lifeless = LIFELESS_MIN.max(Duration::from_secs(u64::from(job.expected_s) * 10));
+        Self { lifeless, began, noticed: began, cpu: 0, cpu_at: began }
+    }
+
+    /// Looks once a second, and tells of the installer; whether there has been no sign of life for too long.
+    fn is_over(&mut self, log: &Mutex<Log>, worker: &Worker) -> bool {
+        if self.noticed.elapsed() < Duration::from_secs(1) {
+            return false;
+        }
+        self.noticed = Instant::now();
+        let used = family::cpu_time();
+        if used != self.cpu {
+            (self.cpu, self.cpu_at) = (used, Instant::now());
+        }
+        let (line, said_at) = {
+            let log = log.lock().unwrap_or_else(PoisonError::into_inner);
+            (log.last_line(), log.said_at())
+        };
+        worker.tell(Done::Installing { seconds: self.began.elapsed().as_secs(), line });
+        self.cpu_at.elapsed() > self.lifeless && said_at.elapsed() > self.lifeless
     }
 }
 

@@ -125,6 +125,14 @@ impl InstallCommand {
     }
 }
 
+/// How an installer ended, with what it said last.
+fn with_last_line(ended: String, log: &str) -> String {
+    match log.lines().rev().find(|line| !line.trim().is_empty()) {
+        Some(line) => format!("{ended}: {}", line.trim()),
+        None => ended,
+    }
+}
+
 /// The engine's own words for what became of NVMe disks.
 fn nvme_ended(installed: &Installed) -> Result<ExitMeaning, Outcome> {
     match installed.code {
@@ -161,7 +169,11 @@ impl Component {
                 disks,
             }),
             By::Installer(installer) => {
-                let force = if order.is_some_and(Ordering::is_ge) { installer.force } else { &[] };
+                // A maker's installer is never told to overrule its own judgement where nothing else has judged.
+                let by_tool = matches!(self.format, Format::Rpm | Format::Deb);
+                let is_judged = by_tool || self.rules.names_a_machine();
+                let force =
+                    if is_judged && order.is_some_and(Ordering::is_ge) { installer.force } else { &[] };
                 How::Command(installer.command.iter().chain(force).map(|word| (*word).to_owned()).collect())
             }
             // A manifest without a command was refused when it was read, and the rest is never sent.
@@ -219,13 +231,17 @@ impl Component {
             (Some(code), _) => match said {
                 Some(Said::Means(meaning)) => return Ok(meaning),
                 Some(Said::Fails(why)) => format!("the installer ended with exit code {code}, {why}"),
+                Some(Said::Skips(why)) => {
+                    let why = format!("the installer ended with exit code {code}, {why}");
+                    return Err(Outcome::Skipped(with_last_line(why, &installed.log)));
+                }
+                Some(Said::PowerCycle(why)) => return Err(Outcome::UpdatedPowerCycleNeeded(why.into())),
                 None => format!("the installer ended with exit code {code}"),
             },
             (None, Some(signal)) => format!("the installer was ended by signal {signal}"),
             (None, None) => "the installer ended without an exit code".to_owned(),
         };
-        let last = installed.log.lines().rev().find(|line| !line.trim().is_empty());
-        Err(Outcome::Failed(last.map_or(ended.clone(), |line| format!("{ended}: {}", line.trim()))))
+        Err(Outcome::Failed(with_last_line(ended, &installed.log)))
     }
 
     /// Whether fwupd on the node is to be asked for it.

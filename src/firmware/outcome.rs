@@ -10,8 +10,15 @@ pub enum Outcome {
     Updated,
     /// Installed; active after a reboot, which was not made.
     UpdatedRebootNeeded,
+    /// Installed; active only once the machine has been without power, which no restart does: a person's to do.
+    UpdatedPowerCycleNeeded(String),
+    /// The installer says that it is installed, and its maker gives no way to read its version on the node: no failure,
+    /// and no proof.
+    UpdatedUnverified(String),
     /// The version was there already.
     Current,
+    /// The installer says that this version or a newer one was there already, and its maker gives no way to read it.
+    CurrentUnverified(String),
     /// A newer version is there, and the mode does not ask for a downgrade.
     NewerInstalled,
     /// Not for this node.
@@ -22,7 +29,7 @@ pub enum Outcome {
     WouldUpdate(String),
     /// Failed.
     Failed(String),
-    /// The installer reports success, but the version could not be read back or is another one.
+    /// The installer reports success, but the version that can be read back was not, or is another one: a failure.
     Unverified(String),
 }
 

@@ -174,6 +174,17 @@ fn is_of_family(family: &str, dmi: &Dmi) -> bool {
 }
 
 impl Rules {
+    /// Whether they name a model of a machine or of a device, not only whose it is.
+    pub fn names_a_machine(&self) -> bool {
+        self.dmi_product.is_some()
+            || !(self.pci.is_empty()
+                && self.disk_model.is_empty()
+                && self.guid.is_empty()
+                && self.fwupd_guid.is_empty()
+                && self.rom_family.is_empty()
+                && self.dell_system.is_empty())
+    }
+
     /// Whether they fit a node.
     ///
     /// # Errors

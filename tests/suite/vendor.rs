@@ -148,10 +148,10 @@ fn each_exit_code_of_a_smart_component_leads_to_its_outcome_and_a_failure_brings
     assert_eq!(done.exit, 253, "{}", done.all);
     let told = told(&lab, &done, 1);
     for (code, outcome, why) in [
-        (0, "unverified", "its version is not known: the device's driver tells another version"),
+        (0, "updated-unverified", "success; the device's driver tells another version"),
         (1, "updated-reboot-needed", ""),
-        (2, "unverified", "the installer says that 1.2(A) or a newer version is there already"),
-        (3, "not-applicable", "the installer says so"),
+        (2, "current-unverified", "the installer says that 1.2(A) needs no installing"),
+        (3, "failed", "exit code 3, which means that it failed, or that it is older"),
         (4, "failed", "exit code 4, its target was not found"),
         (5, "failed", "exit code 5, it was cancelled"),
         (6, "failed", "exit code 6, a dependency"),
@@ -180,7 +180,7 @@ fn each_exit_code_of_a_smart_component_leads_to_its_outcome_and_a_failure_brings
 fn each_exit_code_of_a_dell_update_package_leads_to_its_outcome_and_a_log_it_names_is_brought() {
     let lab = Lab::of_machines(1, DELL);
     let packages = lab.dir().join("packages");
-    for code in [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11] {
+    for code in [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 13, 14, 15, 16, 18, 19] {
         let flash = format!("echo \"reason {code} $*\" >$log; echo \"See $log for more.\"; exit {code}");
         let (name, component) = (format!("P{code:04}"), format!("{}", 1000 + code));
         let told = Dup {
@@ -198,23 +198,33 @@ fn each_exit_code_of_a_dell_update_package_leads_to_its_outcome_and_a_log_it_nam
     assert_eq!(done.exit, 253, "{}", done.all);
     let told = told(&lab, &done, 1);
     for (code, outcome, why) in [
-        (0, "unverified", "the device's driver tells another version than Dell's package does"),
+        (0, "updated-unverified", "the device's driver tells another version than Dell's package does"),
         (1, "failed", "exit code 1, an error occurred during the update"),
         (2, "updated-reboot-needed", ""),
-        (3, "unverified", "the installer says that 2.1.0 or a newer version is there already"),
-        (4, "failed", "a prerequisite is not met"),
+        (3, "current-unverified", "the installer says that 2.1.0 needs no installing"),
+        (
+            4,
+            "skipped",
+            "a prerequisite is not met, or no device that it is for was found; see its log: See /var",
+        ),
         (5, "not-applicable", "the installer says so"),
         (6, "updated-reboot-needed", ""),
         (7, "failed", "BIOS password"),
         (8, "failed", "a downgrade is not allowed"),
         (9, "failed", "could not be verified"),
         (11, "failed", "exit code 11: See /var/log/dell/"),
+        (13, "updated-unverified", "success"),
+        (14, "updated-reboot-needed", ""),
+        (15, "updated-power-cycle-needed", "switched off and on"),
+        (16, "updated-power-cycle-needed", "switched off and on"),
+        (18, "updated-power-cycle-needed", "AC power"),
+        (19, "updated-power-cycle-needed", "AC power"),
     ] {
         let id = format!("p{code:04}");
         let (found, reason) = &told[&id];
         assert_eq!(found, outcome, "{id}: {reason}");
         assert!(reason.contains(why), "{id}: {reason}");
-        if outcome == "failed" {
+        if matches!(outcome, "failed" | "skipped") {
             let log = log(&lab, &done, 1, &id);
             assert!(log.contains(&format!("reason {code} -q\n")), "{log}");
         }
@@ -293,6 +303,25 @@ fn a_system_rom_is_written_with_its_progress_told_and_read_back_after_the_restar
     let back = deploy(&lab, &fleet);
     assert_eq!((back.exit, back.outcomes(&lab, 1)), (0, vec!["updated"]), "{}", back.all);
     assert!(lab.on_node(1, "cat /var/cpq/Component.log").ends_with("told -s -f\n"));
+}
+
+#[test]
+fn what_an_installer_leaves_running_in_its_directory_is_waited_for_before_that_is_taken_away() {
+    let lab = Lab::of_machines(1, HPE);
+    let packages = lab.dir().join("orphan");
+    // Needs what was unpacked until its end, and has left its parent, its session and its output.
+    let flash = "cp /bin/sleep \"$TMPDIR/flash\"\n\
+        (cd \"$TMPDIR\"; setsid sh -c './flash 3; ls flash >/var/cpq/left 2>&1; cat ../busy >/var/cpq/busy; echo $$ >/var/cpq/pid' \
+        </dev/null >/dev/null 2>&1 &)\n exit 0";
+    scexe(&packages, "cp000001", "Thing", "1.2", flash);
+    let before = settled(&lab, 1);
+    let done = deployed(&lab, &packages, 1, "");
+    assert_eq!((done.exit, done.outcomes(&lab, 1)), (0, vec!["updated-unverified"]), "{}", done.all);
+    assert_eq!(lab.on_node(1, "cat /var/cpq/left"), "flash\n");
+    // Whoever would end the engine is told of the process that still works.
+    let (busy, pid) = (lab.on_node(1, "cat /var/cpq/busy"), lab.on_node(1, "cat /var/cpq/pid"));
+    assert!(busy.lines().any(|line| line.split(' ').next() == Some(pid.trim())), "{busy}: {pid}");
+    assert_eq!(settled(&lab, 1), before);
 }
 
 #[test]

@@ -27,7 +27,13 @@ pub fn component(
 ) -> Result<Vec<Made>, NotAComponent> {
     let families: Vec<String> = metadata.platforms.iter().filter_map(|target| family(&target.rule)).collect();
     let mut component = base(metadata, file, format, VersionSource::None(NOT_TOLD.into()))?;
-    component.rules = Rules { maker: Some(Maker::Hpe), rom_family: families.clone(), ..Rules::default() };
+    component.rules = Rules {
+        maker: Some(Maker::Hpe),
+        // Unpacked on the node, by its tools.
+        package_tool: (format == Format::HpeRpm).then_some(PackageTool::Rpm),
+        rom_family: families.clone(),
+        ..Rules::default()
+    };
     let product = format!("HPE product {}", metadata.id);
     if component.needs_another().is_some() {
         component.read_back = VersionSource::None("the management controller tells it".into());

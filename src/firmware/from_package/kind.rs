@@ -27,22 +27,21 @@ pub enum Kind {
     Other,
 }
 
-/// By words in lower case, as makers name their packages; the first that is found decides.
+/// By words in lower case, as makers name their packages; the first that is found decides, so what only one thing is
+/// called comes before what is said of many. "ROM Flash" is HPE's word for every firmware there is.
 const WORDS: &[(&str, Kind)] = &[
     ("idrac", Kind::Bmc),
     ("lifecycle controller", Kind::Bmc),
     ("integrated lights-out", Kind::Bmc),
     ("firmware-ilo", Kind::Bmc),
     ("ilo ", Kind::Bmc),
-    ("system rom", Kind::Bios),
-    ("rom flash", Kind::Bios),
-    ("firmware-system-", Kind::Bios),
-    ("bios", Kind::Bios),
     ("cpld", Kind::Board),
     ("power management", Kind::Board),
     ("platform services", Kind::Board),
     ("innovation engine", Kind::Board),
     ("backplane", Kind::Board),
+    ("system rom", Kind::Bios),
+    ("firmware-system-", Kind::Bios),
     ("smart array", Kind::Storage),
     ("smartarray", Kind::Storage),
     ("megaraid", Kind::Storage),
@@ -59,7 +58,18 @@ const WORDS: &[(&str, Kind)] = &[
     ("fibre channel", Kind::Network),
     ("firmware-nic", Kind::Network),
     ("converged", Kind::Network),
+    ("bios", Kind::Bios),
 ];
+
+/// HPE's name for a system ROM's package: "Online ROM Flash", and then the family of the ROM in parentheses.
+fn is_rom_flash(words: &str) -> bool {
+    let mut parts = words.split('(').skip(1).filter_map(|rest| rest.split(')').next());
+    let is_family = |word: &str| {
+        let digits = word.strip_prefix(|c: char| c.is_ascii_lowercase()).unwrap_or_default();
+        digits.len() == 2 && digits.bytes().all(|c| c.is_ascii_digit())
+    };
+    words.contains("rom flash") && parts.any(|part| part.split('/').all(is_family))
+}
 
 impl Kind {
     /// By what a package says of itself.
@@ -76,7 +86,8 @@ impl Kind {
         }
         let words = format!("{} {}", metadata.name, metadata.id).to_ascii_lowercase();
         let found = WORDS.iter().find(|(word, _)| words.contains(word));
-        found.map_or(Self::Other, |(_, kind)| *kind)
+        let unnamed = if is_rom_flash(&words) { Self::Bios } else { Self::Other };
+        found.map_or(unnamed, |(_, kind)| *kind)
     }
 
     /// Its turn: lower ones come first.
@@ -118,6 +129,9 @@ mod tests {
             ("Online HDD/SSD Flash Component for Linux (x64) - MO000400JWDKU Drives", Kind::Disk),
             ("Online Flash Component for Linux (x64) - HPE Smart Array P408i-a", Kind::Storage),
             ("Broadcom Gigabit Ethernet", Kind::Network),
+            ("Online ROM Flash Component for Linux - Smart Array P440ar", Kind::Storage),
+            ("Online ROM Flash for Power Management Controller", Kind::Board),
+            ("Online ROM Flash Component for Linux - Something", Kind::Other),
             ("Something", Kind::Other),
         ] {
             let metadata = Metadata { name: name.into(), ..Metadata::default() };

@@ -1,12 +1,13 @@
 //! What packages say of each other becomes requirements and conflicts of one baseline.
 //!
 //! A version that another package needs first (1.40 before 2.x) is a prerequisite, where the baseline brings one; the plan
-//! makes hops of it. Where it brings none, the version must be there already. An older version of the same thing that
+//! makes hops of it. Where it brings none that is for the same machines, the version must be there already. An older version of the same thing that
 //! nothing needs is left out: nobody wants it written first.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
+use super::coverage::{covers, narrow};
 use super::{Made, component_id};
 use crate::firmware::component::Component;
 use crate::firmware::formats::metadata::Requirement;
@@ -43,7 +44,53 @@ pub fn link(mut made: Vec<Made>) -> (Vec<Component>, Vec<LeftOut>) {
         made.iter_mut().for_each(|other| other.component.conflicts.retain(|conflict| *conflict != id));
         left_out.push(LeftOut { id, why });
     }
+    divide(&mut made);
+    older_first(&mut made);
     (made.into_iter().map(|one| one.component).collect(), left_out)
+}
+
+/// Where a newer version of the same thing is for some of the machines only, those are not the older one's any more.
+fn divide(made: &mut [Made]) {
+    let all = made.to_vec();
+    let is_required = |id: &ComponentId| all.iter().any(|other| other.component.requires.contains(id));
+    for one in made.iter_mut().filter(|one| !is_required(&one.component.id)) {
+        let is_newer = |other: &&Made| {
+            let order = one.component.order_of(&other.component.version);
+            order == Some(Ordering::Greater) && is_version_of(other, one) && !is_step_of(one, other)
+        };
+        let newer: Vec<_> = all.iter().filter(is_newer).map(|other| other.component.rules.clone()).collect();
+        for rules in newer {
+            narrow(&mut one.component.rules, &rules);
+        }
+    }
+}
+
+/// Whether two packages are versions of one thing, as far as names tell.
+fn is_version_of(other: &Made, one: &Made) -> bool {
+    other.component.format == one.component.format
+        && other.offers.iter().any(|offer| one.offers.contains(offer))
+}
+
+/// Whether the newer one asks for the older one, which is for some of its machines only and so is not required.
+fn is_step_of(older: &Made, newer: &Made) -> bool {
+    let is_asked = |ask: &Requirement| offers(older, ask) && holds(&older.component, ask);
+    newer.asks.iter().any(is_asked) && !covers(&older.component.rules, &newer.component.rules)
+}
+
+/// What is left that could be for one machine: the older version never comes after the newer one, which may only be
+/// staged and not yet be read back.
+fn older_first(made: &mut [Made]) {
+    for first in 0..made.len() {
+        for second in first + 1..made.len() {
+            let is_wrong = made.get(first).zip(made.get(second)).is_some_and(|(one, other)| {
+                let order = other.component.order_of(&one.component.version);
+                is_version_of(other, one) && order == Some(Ordering::Greater)
+            });
+            if is_wrong {
+                made.swap(first, second);
+            }
+        }
+    }
 }
 
 /// Two files of one name, as two versions of a package in two directories, get names of their own.
@@ -82,13 +129,16 @@ fn holds(component: &Component, asked: &Requirement) -> bool {
     }
 }
 
-/// Of those that will do, the oldest: the shortest way that the maker allows.
+/// Of those that will do, the oldest: the shortest way that the maker allows. One that is not for every machine would keep
+/// the others waiting for what never comes to them.
 fn require(component: &mut Component, own: &[String], ask: &Requirement, all: &[Made]) {
     let is_own = ask.subject.as_ref().is_some_and(|subject| own.contains(subject));
     let is_before = |other: &Component| component.order_of(&other.version) == Some(Ordering::Less);
     let mut found: Option<&Component> = None;
     for other in all.iter().filter(|other| offers(other, ask)).map(|other| &other.component) {
-        let fits = other.id != component.id && holds(other, ask) && (!is_own || is_before(other));
+        let is_everywhere = covers(&other.rules, &component.rules);
+        let fits =
+            other.id != component.id && is_everywhere && holds(other, ask) && (!is_own || is_before(other));
         let is_older = |than: &Component| than.order_of(&other.version) == Some(Ordering::Less);
         if fits && found.is_none_or(is_older) {
             found = Some(other);
@@ -152,9 +202,9 @@ fn superseded(made: &[Made]) -> Option<(usize, String)> {
             return None;
         }
         let is_same = |other: &&Made| {
-            other.component.format == component.format
-                && other.component.rules == component.rules
-                && other.offers.iter().any(|offer| one.offers.contains(offer))
+            covers(&other.component.rules, &component.rules)
+                && is_version_of(other, one)
+                && !is_step_of(one, other)
         };
         let is_newer =
             |other: &&Made| component.order_of(&other.component.version) == Some(Ordering::Greater);
@@ -162,4 +212,87 @@ fn superseded(made: &[Made]) -> Option<(usize, String)> {
         let (newer, version) = (&newer.component.id, &newer.component.version);
         Some((index, format!("{newer} brings {version}, which is newer than {}", component.version)))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::firmware::baseline::Baseline;
+
+    /// A BIOS package as Dell's are: all of them are component 159.
+    fn bios(id: &str, version: &str, systems: &[&str], first: Option<&str>) -> Made {
+        let text = format!(
+            "id = \"x\"\nversion = \"1\"\ntitle = \"t\"\n[[component]]\nid = \"{id}\"\ntitle = \"BIOS\"\n\
+             version = \"{version}\"\nversion_format = \"dell\"\nformat = \"dell-dup\"\npayload = \"{id}.BIN\"\n\
+             sha256 = \"{:064}\"\nsize = 1\nexpected_s = 1\nread_back = \"bios\"\nmatch = {{ dell_system = {systems:?} }}\n",
+            0
+        );
+        let component = Baseline::parse(&text, "x").unwrap().components.remove(0);
+        let ask = |version: &str| Requirement {
+            kind: "component".into(),
+            subject: Some("159".into()),
+            compare: Some("ge".into()),
+            version: Some(version.into()),
+            ..Requirement::default()
+        };
+        let asks = first.into_iter().map(ask).collect();
+        Made { offers: vec!["159".into()], asks, ..Made::alone(component) }
+    }
+
+    fn linked(made: Vec<Made>) -> (Vec<Component>, Vec<String>) {
+        let (components, left_out) = link(made);
+        (components, left_out.into_iter().map(|one| one.id.to_string()).collect())
+    }
+
+    const R730: &str = "0627 R730";
+    const R740: &str = "0715 R740";
+
+    #[test]
+    fn a_prerequisite_is_of_the_same_machine_or_must_be_there_already() {
+        let other = bios("other", "2.5.0", &[R740], None);
+        let (components, left_out) =
+            linked(vec![other.clone(), bios("new", "2.10.0", &[R730], Some("2.4.0"))]);
+        assert!(left_out.is_empty(), "{left_out:?}");
+        let new = components.iter().find(|one| one.id.as_str() == "new").unwrap();
+        assert!(new.requires.is_empty(), "{:?}", new.requires);
+        assert_eq!(new.needs[0].at_least.as_deref(), Some("2.4.0"));
+        // One that is for these machines and others.
+        let both = bios("both", "2.6.0", &[R730, R740], None);
+        let (components, _) = linked(vec![other, both, bios("new", "2.10.0", &[R730], Some("2.4.0"))]);
+        let new = components.iter().find(|one| one.id.as_str() == "new").unwrap();
+        assert_eq!(new.requires, ["both".parse().unwrap()]);
+        assert!(new.needs.is_empty());
+    }
+
+    #[test]
+    fn an_older_version_is_left_out_where_a_newer_one_is_for_all_of_its_machines() {
+        let made = vec![bios("new", "2.10.0", &[R730, R740], None), bios("old", "2.5.0", &[R730], None)];
+        let (components, left_out) = linked(made);
+        assert_eq!((components.len(), left_out), (1, vec!["old".to_owned()]));
+        let made = vec![bios("one", "2.10.0", &[R740], None), bios("two", "2.5.0", &[R730], None)];
+        assert_eq!(linked(made).0.len(), 2, "of two machines");
+    }
+
+    #[test]
+    fn an_older_version_keeps_only_the_machines_that_the_newer_one_is_not_for() {
+        let made = vec![bios("new", "2.10.0", &[R740], None), bios("old", "2.5.0", &[R730, R740], None)];
+        let (components, left_out) = linked(made);
+        assert!(left_out.is_empty());
+        let systems = |id: &str| {
+            let one = components.iter().find(|one| one.id.as_str() == id).unwrap();
+            one.rules.dell_system.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!((systems("old"), systems("new")), (vec![R730.to_owned()], vec![R740.to_owned()]));
+    }
+
+    #[test]
+    fn a_step_for_some_machines_stays_and_comes_before_the_newer_version() {
+        let made =
+            vec![bios("new", "2.10.0", &[R730, R740], Some("2.4.0")), bios("step", "2.5.0", &[R730], None)];
+        let (components, left_out) = linked(made);
+        assert!(left_out.is_empty());
+        let ids: Vec<&str> = components.iter().map(|one| one.id.as_str()).collect();
+        assert_eq!(ids, ["step", "new"]);
+        assert_eq!(components[1].needs[0].at_least.as_deref(), Some("2.4.0"));
+    }
 }

@@ -180,7 +180,10 @@ mod tests {
     fn what_names_no_device_or_has_no_version_is_no_component() {
         let refuse = |metadata| made(metadata).unwrap_err().to_string();
         let nothing = Metadata { targets: Vec::new(), ..metadata() };
-        assert_eq!(refuse(nothing), "a.cab: com.vendor.Device firmware names no device");
+        assert_eq!(
+            refuse(nothing),
+            "a.cab: com.vendor.Device firmware names no machine and no device, so it could be installed on the wrong one"
+        );
         let odd = Metadata { version: "one".into(), ..metadata() };
         assert!(refuse(odd).ends_with("\"one\" is not a quad version"));
         let nameless = Metadata { id: "…".into(), ..metadata() };

@@ -4,6 +4,7 @@
 //! installer. A package is read and verified before by [`super::formats`]. It must never guess which machine something
 //! is for: what names no device becomes no component.
 
+mod coverage;
 mod dell;
 mod hpe;
 mod kind;
@@ -56,13 +57,19 @@ pub fn components(package: &Package, file: &PackageFile) -> Result<Vec<Made>, No
     let metadata = package.components.first().ok_or_else(collection)?;
     match package.format {
         PackageFormat::LvfsCab | PackageFormat::Spp | PackageFormat::Baseline => Err(collection()),
-        PackageFormat::HpeScexe => hpe::component(metadata, file, Format::HpeScexe),
-        PackageFormat::HpeSmart => hpe::component(metadata, file, hpe::inner_format(&file.name)),
+        PackageFormat::HpeScexe => {
+            for_somebody(hpe::component(metadata, file, Format::HpeScexe)?, metadata, file)
+        }
+        PackageFormat::HpeSmart => {
+            for_somebody(hpe::component(metadata, file, hpe::inner_format(&file.name))?, metadata, file)
+        }
         PackageFormat::HpeFwpkg => hpe::component(metadata, file, Format::HpeFwpkg),
-        PackageFormat::Rpm if metadata.hints.contains_key("hpe-setup") => hpe::rpm(metadata, file),
+        PackageFormat::Rpm if metadata.hints.contains_key("hpe-setup") => {
+            for_somebody(hpe::rpm(metadata, file)?, metadata, file)
+        }
         PackageFormat::Rpm => Ok(vec![packages::component(metadata, file, Format::Rpm)?]),
         PackageFormat::Deb => Ok(vec![packages::component(metadata, file, Format::Deb)?]),
-        PackageFormat::DellDup => Ok(vec![dell::component(metadata, file)?]),
+        PackageFormat::DellDup => for_somebody(vec![dell::component(metadata, file)?], metadata, file),
         PackageFormat::Pldm => {
             let why = "the management controller tells it";
             let made = base(metadata, file, Format::Pldm, VersionSource::None(why.into()))?;
@@ -138,6 +145,24 @@ fn stem(name: &str) -> &str {
     }
 }
 
+/// Not for every machine of a maker: what names neither machine nor device has nobody who judges but its own installer.
+/// Software is for what runs on the node, and what another way installs is never sent to one.
+fn for_somebody(
+    made: Vec<Made>,
+    metadata: &Metadata,
+    file: &PackageFile,
+) -> Result<Vec<Made>, NotAComponent> {
+    let is_software = kind::Kind::of(metadata) == kind::Kind::Software;
+    let is_for = |one: &Made| {
+        let component = &one.component;
+        is_software || component.needs_another().is_some() || component.rules.names_a_machine()
+    };
+    if made.iter().all(is_for) {
+        return Ok(made);
+    }
+    Err(NotAComponent::NoDevice { package: file.name.clone(), component: metadata.name.clone() })
+}
+
 /// The package itself: what travels to a node.
 #[derive(Debug, Clone)]
 pub struct PackageFile {
@@ -159,7 +184,9 @@ pub enum NotAComponent {
         package: String,
     },
     /// Nothing says what it is for.
-    #[error("{package}: {component} names no device")]
+    #[error(
+        "{package}: {component} names no machine and no device, so it could be installed on the wrong one"
+    )]
     NoDevice {
         /// The file.
         package: String,

@@ -1,7 +1,7 @@
 //! HPE's smart components for Linux: `.scexe`, and firmware `.rpm` whose `hpsetup` flashes.
 //!
-//! Exit codes: HP Smart Update Manager User Guide, "Linux smart-component return codes", the table for several nodes, which
-//! newer components follow. `-s` is silent, `-f` writes an older version or the same again. All of them log to
+//! Exit codes: HP Smart Update Manager User Guide, "Linux smart-component return codes", which has two tables, for one node
+//! and for several; nothing tells which one a component follows. Where they differ the worse meaning counts. `-s` is silent, `-f` writes an older version or the same again. All of them log to
 //! `/var/cpq/Component.log`.
 
 use super::{Installer, Said};
@@ -13,7 +13,13 @@ const EXIT: &[(i32, Said)] = &[
     (0, Said::Means(ExitMeaning::Done)),
     (1, Said::Means(ExitMeaning::RebootNeeded)),
     (2, Said::Means(ExitMeaning::Current)),
-    (3, Said::Means(ExitMeaning::NotApplicable)),
+    // Never "not for this machine" from this alone: a flash that failed would pass for one that was not needed.
+    (
+        3,
+        Said::Fails(
+            "which means that it failed, or that it is older than what is there or not for this machine; see its log",
+        ),
+    ),
     (4, Said::Fails("its target was not found")),
     (5, Said::Fails("it was cancelled on the node before anything was written")),
     (6, Said::Fails("a dependency or a tool that it needs is missing; nothing was written")),

@@ -29,6 +29,10 @@ pub enum Said {
     Means(ExitMeaning),
     /// It failed, and why, in the vendor's sense.
     Fails(&'static str),
+    /// It wrote nothing, because something else must come first or it is for other machines; why, in the vendor's sense.
+    Skips(&'static str),
+    /// It was written and becomes active only when the machine loses power, and how.
+    PowerCycle(&'static str),
 }
 
 impl Installer {
