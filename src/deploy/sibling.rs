@@ -51,6 +51,7 @@ pub fn judge(component: &Component, from: Option<&str>, run: &SiblingRun, known:
     let with = |why: &str| format!("installed together with {id}, and not a second time: {why}");
     match &run.summary.outcome {
         Outcome::UpdatedRebootNeeded => Outcome::UpdatedRebootNeeded,
+        Outcome::UpdatedPowerCycleNeeded(why) => Outcome::UpdatedPowerCycleNeeded(why.clone()),
         // Written again like the other one: the same proof has to do for both.
         Outcome::Updated if is_there && run.was_again => Outcome::Updated,
         Outcome::Updated if is_there => {
@@ -60,12 +61,15 @@ pub fn judge(component: &Component, from: Option<&str>, run: &SiblingRun, known:
         Outcome::Unverified(why) => Outcome::Unverified(with(why)),
         Outcome::Skipped(why) => Outcome::Skipped(with(why)),
         Outcome::NotApplicable(why) => Outcome::NotApplicable(with(why)),
-        Outcome::Updated | Outcome::Current | Outcome::NewerInstalled | Outcome::WouldUpdate(_) => {
-            Outcome::Unverified(with(&match known {
-                Ok(now) => format!("{} is read back", now.as_deref().unwrap_or("no version")),
-                Err(why) => format!("its version is not known: {why}"),
-            }))
-        }
+        Outcome::Updated
+        | Outcome::UpdatedUnverified(_)
+        | Outcome::Current
+        | Outcome::CurrentUnverified(_)
+        | Outcome::NewerInstalled
+        | Outcome::WouldUpdate(_) => Outcome::Unverified(with(&match known {
+            Ok(now) => format!("{} is read back", now.as_deref().unwrap_or("no version")),
+            Err(why) => format!("its version is not known: {why}"),
+        })),
     }
 }
 

@@ -211,10 +211,8 @@ mod tests {
             ));
         }
         assert!(text.len() as u64 <= MANIFEST_BYTES_MAX, "{}", text.len());
-        let begun = std::time::Instant::now();
+        // Each looked for one by one, this would not end before the suite's own bound.
         let sorted = Baseline::parse(&text, "b").unwrap();
-        // One by one looked for it takes minutes; read and sorted it takes a second.
-        assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
         let ids: Vec<_> = sorted.components.iter().map(|one| one.id.to_string()).collect();
         assert_eq!(ids, (0..count).rev().map(|index| format!("c{index}")).collect::<Vec<_>>());
     }
