@@ -120,7 +120,9 @@ impl<'a> Machine<'a> {
     fn deploy_from(&self, path: &Path, options: &str) -> Run {
         let node = format!("[[node]]\naddress = \"{ADDRESS}\"\nuser = \"root\"\nkey_file = \"id_ed25519\"\n");
         let fleet = self.lab.dir().join("machine.toml");
-        let text = format!("baseline = {path:?}\n[options]\nopen_firewall = \"yes\"\n{options}\n{node}");
+        let text = format!(
+            "baseline = {path:?}\n[options]\nunsigned = \"accept\"\nopen_firewall = \"yes\"\n{options}\n{node}"
+        );
         std::fs::write(&fleet, text).unwrap();
         deploy(self.lab, &fleet)
     }
