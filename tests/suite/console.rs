@@ -203,7 +203,8 @@ fn what_is_wrong_is_told_as_the_command_line_tells_it() {
     let answer = serve.ask("PUT", deployments, &serve.bearer());
     assert_eq!(answer.status, 405);
     assert!(answer.head.contains("allow: get,head,post"), "{}", answer.head);
-    let plain = serve.ask("POST", deployments, &(serve.bearer() + "data = \"{}\"\n"));
+    // Answered before the body is read: over HTTP/2 curl may then drop the answer's.
+    let plain = serve.ask("POST", deployments, &(serve.bearer() + "http1.1\ndata = \"{}\"\n"));
     assert_eq!((plain.status, plain.detail().contains("Content-Type")), (415, true));
 
     // A fleet of the largest size fits; what is larger is refused, told beforehand or not.
