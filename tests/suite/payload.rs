@@ -42,7 +42,8 @@ fn a_cut_transfer_is_taken_up_where_it_stopped_and_verified() {
 fn a_cut_transfer_of_packed_bytes_is_taken_up_where_it_stopped_and_verified() {
     let lab = Lab::up(1);
     let large = baseline_of(&lab, "large", "echo 2.0 > /var/lib/thing", PAYLOAD_BYTES);
-    let imported = run(&mut lab.carena(&["cache", "import", large.to_str().unwrap(), "--json"]));
+    let imported =
+        run(&mut lab.carena(&["cache", "import", "--unsigned-ok", large.to_str().unwrap(), "--json"]));
     assert_eq!(imported.exit, 0, "{}", imported.all);
     taken_up(&lab, "large");
 }
