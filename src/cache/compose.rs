@@ -7,8 +7,8 @@ use std::fs::OpenOptions;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use super::object::{Broken, Object, Packed, Unpacker};
-use super::{Cache, CacheError, Manifest, Place, embedded};
+use super::object::{Broken, Object, Unpacker};
+use super::{Cache, CacheError, Manifest, Place};
 use crate::digest::{Hasher, Mismatch, Sha256, Verified};
 use crate::durable;
 use crate::error::Hinted;
@@ -71,7 +71,10 @@ impl Hinted for ComposeError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Cache(error) => return error.hint(),
-            Self::NoComponent { .. } | Self::Unknown { .. } => "carena cache list shows what there is".into(),
+            Self::NoComponent { .. } => {
+                "carena cache list shows what there is; a maker's package is imported first: carena cache import".into()
+            }
+            Self::Unknown { .. } => "carena cache list shows what there is".into(),
             Self::Content { .. } => "the file was changed; get the baseline again".into(),
             Self::Broken { .. } => "carena cache verify, then import the baseline again".into(),
             Self::File { source, .. } if source.kind() == io::ErrorKind::AlreadyExists => {
@@ -146,7 +149,7 @@ impl Cache {
             return self.components(manifest, &Place::Directory(path.to_owned()), None);
         }
         if path.exists() {
-            return from_file(path);
+            return Err(ComposeError::NoComponent { what: part.to_owned() });
         }
         let (baseline, component) = part.split_once('/').map_or((part, None), |(a, b)| (a, Some(b)));
         let (manifest, place) = self.find(baseline)?;
@@ -181,19 +184,9 @@ impl Cache {
 
     fn packed(&self, baseline: &str, component: &Component) -> Result<Object, CacheError> {
         let sha256 = component.sha256;
-        let object = match (embedded::object(sha256), &self.store) {
-            (Some(bytes), _) => Object::new(Packed::Embedded(bytes)),
-            (None, Some(store)) => store.object(sha256),
-            (None, None) => Err(io::ErrorKind::NotFound.into()),
-        };
         let (baseline, component) = (baseline.to_owned(), component.id.to_string());
-        object.map_err(|source| CacheError::Missing { baseline, component, sha256, source })
+        self.object(sha256).map_err(|source| CacheError::Missing { baseline, component, sha256, source })
     }
-}
-
-/// Where a vendor's firmware file becomes a component. Only directories and cached components are taken so far.
-fn from_file(path: &Path) -> Result<Vec<Taken>, ComposeError> {
-    Err(ComposeError::NoComponent { what: path.display().to_string() })
 }
 
 /// Two files of one name are told apart by their components' ids.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::container::{BLOCK, SUMS, header, object_name, padding};
 use super::object::{Broken, Object, Packed};
-use super::{Cache, CacheError, Manifest, Place, embedded};
+use super::{Cache, CacheError, Manifest, Place};
 use crate::digest::{Hasher, Sha256};
 use crate::durable;
 use crate::error::Hinted;
@@ -136,12 +136,7 @@ impl Cache {
                 source: Box::new(source),
             };
             let unreadable = |source| broken(Broken::Unreadable { at: 0, source });
-            let packed = match (embedded::object(sha256), &self.store) {
-                (Some(bytes), _) => Object::new(Packed::Embedded(bytes)),
-                (None, Some(store)) => store.object(sha256),
-                (None, None) => Err(io::ErrorKind::NotFound.into()),
-            };
-            let packed = packed.map_err(unreadable)?;
+            let packed = self.object(sha256).map_err(unreadable)?;
             packed.verify(sha256, |bytes| told(bytes as u64)).map_err(broken)?;
             let mut hasher = Hasher::new();
             let bytes = packed.packed().copy(|chunk| {

@@ -541,8 +541,8 @@ impl Importer {
     }
 }
 
-/// Whether a version can be a directory's name.
-fn can_be_a_name(version: &str) -> bool {
+/// Whether a version can be a directory's name: letters, digits and `. _ + -`, 64 at most, no dot first.
+pub fn can_be_a_name(version: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
     (1..=64).contains(&version.len()) && !version.starts_with('.') && version.chars().all(plain)
 }

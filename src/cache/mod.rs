@@ -37,6 +37,7 @@ pub mod store;
 pub mod tree;
 pub mod trust;
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::digest::Sha256;
@@ -44,6 +45,8 @@ use crate::error::explain;
 use crate::firmware::baseline::MANIFEST;
 use crate::firmware::signature::{Standing, Unsigned};
 use crate::firmware::version;
+
+use object::{Object, Packed};
 
 pub use error::CacheError;
 pub use import_error::ImportError;
@@ -105,6 +108,15 @@ impl Cache {
             a.id.cmp(&b.id).then_with(|| version::compare(&b.version, &a.version))
         });
         embedded.chain(stored).collect()
+    }
+
+    /// A payload as it is packed: the binary's own, or the store's.
+    fn object(&self, sha256: Sha256) -> io::Result<Object> {
+        match (embedded::object(sha256), &self.store) {
+            (Some(bytes), _) => Object::new(Packed::Embedded(bytes)),
+            (None, Some(store)) => store.object(sha256),
+            (None, None) => Err(io::ErrorKind::NotFound.into()),
+        }
     }
 
     /// Whether a baseline may be used, and why.

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::cache::compose::{ComposeError, Name};
 use crate::cache::export::ExportError;
+use crate::cache::import::can_be_a_name;
 use crate::cache::trust::{Trust, TrustError, read as read_key};
 use crate::cache::{Cache, CacheError, Manifest, Place};
 use crate::error::{Hinted, chain};
@@ -121,9 +122,8 @@ const TRUST_HELP: &str = "Examples:
 fn name(text: &str) -> Result<(BaselineId, String), String> {
     let (id, version) = text.split_once('@').ok_or("it is ID@VERSION")?;
     let id = id.parse::<BaselineId>().map_err(|error| error.to_string())?;
-    let plain = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
-    if version.is_empty() || version.starts_with('.') || !version.chars().all(plain) {
-        return Err("a version has letters, digits and . _ + - only".into());
+    if !can_be_a_name(version) {
+        return Err("a version has letters, digits and . _ + - only, 64 at most, and no dot first".into());
     }
     Ok((id, version.to_owned()))
 }

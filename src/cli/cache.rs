@@ -74,9 +74,10 @@ const IMPORT_HELP: &str = "Examples:
   carena cache import /media/stick
   carena cache import vendor-2026.09.carena spp.iso
   carena cache import --unsigned-ok ./my-baseline
+  carena cache import --unsigned-ok --only '*' ./spp
 
-A baseline must be signed with minisign (baseline.toml.minisig) by a key that carena baseline trust add was told. Without \
-one, or with none, --unsigned-ok is the word it takes, for these very baselines.
+A baseline must be signed with minisign (baseline.toml.minisig) by a key that carena baseline trust add was told. What is \
+not, and what is made of makers' packages, needs your word for these very baselines: --unsigned-ok.
 
 A cut import leaves nothing in the cache; the next one of the same content goes on where it stopped. A payload that no \
 baseline names stays until carena cache gc.";

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use crate::cache::ImportError;
 use crate::cache::foreign::{Choice, is_package};
 use crate::cache::sources::{Found, recognise};
 use crate::wire::id::BaselineId;
@@ -33,8 +34,8 @@ impl Told {
 
 /// Arguments that are imported together.
 pub enum Sources {
-    /// A baseline's directory, a payload, or standard input.
-    Ours(PathBuf),
+    /// A baseline's directory, a payload, or standard input; and what was found there.
+    Ours(PathBuf, Result<Vec<Found>, ImportError>),
     /// Packages of makers: all files together, each directory alone.
     Makers(Vec<PathBuf>),
 }
@@ -43,7 +44,7 @@ impl Sources {
     /// What stands for them in messages.
     pub fn path(&self) -> &Path {
         match self {
-            Self::Ours(path) => path,
+            Self::Ours(path, _) => path,
             Self::Makers(paths) => paths.first().map_or(Path::new(""), |path| path),
         }
     }
@@ -53,16 +54,14 @@ impl Sources {
 pub fn grouped(paths: &[PathBuf]) -> Vec<Sources> {
     let (mut files, mut grouped) = (Vec::new(), Vec::new());
     for path in paths {
-        let is_ours = match recognise(path) {
-            Ok(found) => found.iter().any(|found| !matches!(found, Found::Payload(_))),
-            Err(_) => false,
-        };
+        let found = recognise(path);
+        let is_ours = found.iter().flatten().any(|found| !matches!(found, Found::Payload(_)));
         if !is_ours && path.is_dir() {
             grouped.push(Sources::Makers(vec![path.clone()]));
         } else if !is_ours && path.is_file() && is_package(path).unwrap_or(true) {
             files.push(path.clone());
         } else {
-            grouped.push(Sources::Ours(path.clone()));
+            grouped.push(Sources::Ours(path.clone(), found));
         }
     }
     if !files.is_empty() {

@@ -33,8 +33,8 @@ pub fn import(
     let importer = importer.telling(unsigned).trusting(trust);
     let (mut failed, mut news) = (None, false);
     for sources in grouped(paths) {
-        let path = sources.path();
-        for result in import_sources(&importer, &sources, choice, json) {
+        let path = sources.path().to_owned();
+        for result in import_sources(&importer, sources, choice, json) {
             match result {
                 Ok(was_there) => news |= !was_there,
                 Err(error) => {
@@ -59,20 +59,20 @@ pub fn import(
 /// Whether all of it was there already, of each thing that is there.
 fn import_sources(
     importer: &Importer,
-    sources: &Sources,
+    sources: Sources,
     choice: &Choice,
     json: bool,
 ) -> Vec<Result<bool, ForeignError>> {
-    let path = match sources {
-        Sources::Ours(path) => path,
-        Sources::Makers(paths) => return vec![makers(importer, paths, choice, json)],
+    let (path, found) = match sources {
+        Sources::Ours(path, found) => (path, found),
+        Sources::Makers(paths) => return vec![makers(importer, &paths, choice, json)],
     };
     if path.to_str() == Some("-") {
         return vec![standard_input(importer, json).map_err(ForeignError::from)];
     }
-    match recognise(path) {
+    match found {
         Ok(found) => {
-            let one = |found| Ok(import_one(importer, path, found, json)?);
+            let one = |found| Ok(import_one(importer, &path, found, json)?);
             found.into_iter().map(one).collect()
         }
         Err(error) => vec![Err(error.into())],

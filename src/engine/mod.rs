@@ -2,8 +2,8 @@
 //!
 //! Blocking and small: no runtime, no console. [`linux`] holds what is particular to the system, [`claim`] keeps a
 //! second engine away, [`session`] is the conversation with the box, [`attach`] lets it in through SSH, [`fetch`],
-//! [`push`] and [`install`] are the work, [`fwupd`] what the node's own tool does of it, [`nvme`] what needs no tool, [`inventory`] what the node is. When its box falls silent for the lease it
-//! closes its port, removes itself and ends. It must never interrupt a running installation, and never write outside
+//! [`push`] and [`install`] are the work, [`fwupd`] what the node's own tool does of it, [`nvme`] what needs no tool,
+//! [`inventory`] what the node is. When its box falls silent for the lease it closes its port, removes itself and ends. It must never interrupt a running installation, and never write outside
 //! its own directory.
 
 mod attach;

@@ -44,10 +44,10 @@ fn named(output: &str) -> impl Iterator<Item = &str> {
 }
 
 fn end(path: &str, since: SystemTime) -> Option<String> {
-    // A named pipe must not hold the engine.
+    // A named pipe must not hold the engine, and a link of somebody else's must not lead root elsewhere.
     let mut file = OpenOptions::new()
         .read(true)
-        .custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY)
+        .custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY | nix::libc::O_NOFOLLOW)
         .open(path)
         .ok()?;
     let metadata = file.metadata().ok()?;
@@ -86,7 +86,8 @@ mod tests {
         let lines: String = (0..2000).map(|line| format!("line {line}\n")).collect();
         crate::durable::write(&directory.path().join("long"), lines.as_bytes(), 0o644).unwrap();
         std::fs::create_dir(path("directory")).unwrap();
-        let known = ["none", "directory", "long"].map(path);
+        std::os::unix::fs::symlink("long", path("link")).unwrap();
+        let known = ["none", "directory", "link", "long"].map(path);
         let told = read(&known, "", SystemTime::now());
         assert_eq!(told.len(), 1, "{told:?}");
         assert!(told[0].text.ends_with("line 1999\n") && told[0].text.starts_with("line "));

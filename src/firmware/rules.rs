@@ -258,6 +258,20 @@ pub struct Need {
 }
 
 impl Need {
+    /// Any version of it.
+    pub fn of(version_of: VersionSource, version_format: VersionFormat) -> Self {
+        Self {
+            version_of,
+            version_format,
+            at_least: None,
+            after: None,
+            at_most: None,
+            before: None,
+            exactly: None,
+            not: Vec::new(),
+        }
+    }
+
     /// Whether `installed` is what is needed.
     ///
     /// # Errors

@@ -34,7 +34,8 @@ fn baseline(lab: &Lab, name: &str, cabinet: &[u8]) -> PathBuf {
     let read = carena::firmware::formats::read(&path, &Trust::default()).unwrap();
     let file =
         PackageFile { name: "webcam.cab".into(), sha256: Sha256::of(cabinet), size: cabinet.len() as u64 };
-    let components = from_package::lvfs(&read, &file).unwrap();
+    let made = from_package::components(&read, &file).unwrap();
+    let components = made.into_iter().map(|made| made.component).collect();
     let made = Baseline { id: name.parse().unwrap(), version: "1".into(), title: "test".into(), components };
     std::fs::write(directory.join("baseline.toml"), manifest::write(&made)).unwrap();
     directory

@@ -1,8 +1,8 @@
 //! What a package is the firmware of, from its maker's words, and what follows: its turn, and how long it may take.
 //!
 //! The order is HPE's and Dell's own advice: software that flashing needs, then the management controller, the system ROM,
-//! the board's own logic, and last what is plugged in. Words decide about the order alone, never about where something
-//! goes: a wrong guess costs nothing but a turn.
+//! the board's own logic, and last what is plugged in. The kind also says where the version is read back, so a word must never
+//! stand here that makers use of several things. Whom something is for, words never decide.
 
 use crate::firmware::formats::metadata::{Metadata, Rule};
 

@@ -1,8 +1,8 @@
 //! What packages say of each other becomes requirements and conflicts of one baseline.
 //!
 //! A version that another package needs first (1.40 before 2.x) is a prerequisite, where the baseline brings one; the plan
-//! makes hops of it. Where it brings none that is for the same machines, the version must be there already. An older version of the same thing that
-//! nothing needs is left out: nobody wants it written first.
+//! makes hops of it. Where it brings none that is for the same machines, the version must be there already. An older version
+//! of the same thing that nothing needs is left out: nobody wants it written first.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
@@ -148,16 +148,8 @@ fn require(component: &mut Component, own: &[String], ask: &Requirement, all: &[
         Some(other) if !component.requires.contains(&other.id) => component.requires.push(other.id.clone()),
         Some(_) => {}
         None if is_own && !component.read_back.is_none() && ask.compare.as_deref() == Some("ge") => {
-            component.needs.push(Need {
-                version_of: component.read_back.clone(),
-                version_format: component.version_format,
-                at_least: ask.version.clone(),
-                after: None,
-                at_most: None,
-                before: None,
-                exactly: None,
-                not: Vec::new(),
-            });
+            let need = Need::of(component.read_back.clone(), component.version_format);
+            component.needs.push(Need { at_least: ask.version.clone(), ..need });
         }
         // Of something else, which only its installer can look for: it refuses where it is missing.
         None => {}

@@ -74,16 +74,7 @@ fn need(required: &Requirement, own: &[String], format: VersionFormat) -> Option
         // "bootloader", "vendor-id", "not-child".
         Some(_) => return None,
     };
-    let mut need = Need {
-        version_of: VersionSource::Fwupd(of),
-        version_format,
-        at_least: None,
-        after: None,
-        at_most: None,
-        before: None,
-        exactly: None,
-        not: Vec::new(),
-    };
+    let mut need = Need::of(VersionSource::Fwupd(of), version_format);
     // Only the device says how a large bare number is written, and so only fwupd can compare it.
     let is_number = version.strip_prefix("0x").unwrap_or(&version).bytes().all(|b| b.is_ascii_hexdigit());
     if version_format == VersionFormat::Mixed && is_number && version.len() > 4 {

@@ -24,7 +24,6 @@ use crate::wire::id::{BaselineId, ComponentId};
 
 pub use hpe::inner;
 pub use link::LeftOut;
-pub use lvfs::components as lvfs;
 
 /// A component, with what its maker says of other packages.
 #[derive(Debug, Clone)]

@@ -1,8 +1,8 @@
 //! HPE's smart components for Linux: `.scexe`, and firmware `.rpm` whose `hpsetup` flashes.
 //!
 //! Exit codes: HP Smart Update Manager User Guide, "Linux smart-component return codes", which has two tables, for one node
-//! and for several; nothing tells which one a component follows. Where they differ the worse meaning counts. `-s` is silent, `-f` writes an older version or the same again. All of them log to
-//! `/var/cpq/Component.log`.
+//! and for several; nothing tells which one a component follows. Where they differ the worse meaning counts. `-s` is
+//! silent, `-f` writes an older version or the same again. All of them log to `/var/cpq/Component.log`.
 
 use super::{Installer, Said};
 use crate::firmware::component::ExitMeaning;
