@@ -58,44 +58,41 @@ fn nothing_but_healthz_answers_without_the_token() {
     let serve = Serve::start(&lab);
     let wrong = "header = \"Authorization: Bearer wrong\"\n";
     let form = "data = \"token=wrong\"\n";
-    // A few at once: what is measured below is an idle service, not one that has just had as many clients as routes.
-    for routes in ROUTES.chunks(8) {
-        std::thread::scope(|scope| {
-            for route in routes {
-                let (serve, path) = (&serve, filled(route.path));
-                scope.spawn(move || {
-                    let expected = if route.access == Access::Open { 200 } else { 401 };
-                    for config in ["", wrong, "header = \"Cookie: __Host-carena=wrong\"\n"] {
-                        let form = if route.access == Access::SignIn { form } else { "" };
-                        let answer = serve.ask(route.method, &path, &format!("{config}{form}"));
-                        assert_eq!(answer.status, expected, "{} {path} with {config:?}", route.method);
-                        assert_eq!(
-                            answer.head.contains("www-authenticate: bearer"),
-                            expected == 401 && form.is_empty()
-                        );
-                    }
-                    // A stream of events has no end of its own.
-                    let open = serve.ask(route.method, &path, &format!("max-time = 5\n{}", serve.bearer()));
-                    let expected = if route.access == Access::SignIn { 400 } else { open.status };
-                    assert!(
-                        open.status == expected && ![0, 401, 403].contains(&open.status),
-                        "{path}: {}",
-                        open.status
+    std::thread::scope(|scope| {
+        for route in ROUTES {
+            let (serve, path) = (&serve, filled(route.path));
+            scope.spawn(move || {
+                let expected = if route.access == Access::Open { 200 } else { 401 };
+                for config in ["", wrong, "header = \"Cookie: __Host-carena=wrong\"\n"] {
+                    let form = if route.access == Access::SignIn { form } else { "" };
+                    let answer = serve.ask(route.method, &path, &format!("{config}{form}"));
+                    assert_eq!(answer.status, expected, "{} {path} with {config:?}", route.method);
+                    assert_eq!(
+                        answer.head.contains("www-authenticate: bearer"),
+                        expected == 401 && form.is_empty()
                     );
-                    for header in [
-                        "content-security-policy: default-src 'self'",
-                        "x-content-type-options: nosniff",
-                        "frame-ancestors 'none'",
-                        "referrer-policy: no-referrer",
-                        "cache-control: no-",
-                    ] {
-                        assert!(open.head.contains(header), "{path}: {header} in {}", open.head);
-                    }
-                    assert!(!open.head.contains("unsafe-inline"));
-                });
-            }
-        });
-    }
+                }
+                // A stream of events has no end of its own.
+                let open = serve.ask(route.method, &path, &format!("max-time = 5\n{}", serve.bearer()));
+                let expected = if route.access == Access::SignIn { 400 } else { open.status };
+                assert!(
+                    open.status == expected && ![0, 401, 403].contains(&open.status),
+                    "{path}: {}",
+                    open.status
+                );
+                for header in [
+                    "content-security-policy: default-src 'self'",
+                    "x-content-type-options: nosniff",
+                    "frame-ancestors 'none'",
+                    "referrer-policy: no-referrer",
+                    "cache-control: no-",
+                ] {
+                    assert!(open.head.contains(header), "{path}: {header} in {}", open.head);
+                }
+                assert!(!open.head.contains("unsafe-inline"));
+            });
+        }
+    });
     for (method, path) in [("GET", "/nothing"), ("PUT", "/healthz"), ("POST", "/"), ("GET", "/healthz/")] {
         assert_eq!(serve.ask(method, path, "").status, 401, "{method} {path}");
     }
